@@ -18,7 +18,7 @@ enum class MemoryState { kRecalled, kProvisional };
 enum class Normaliser { kSoftmax, kNone };
 enum class Init { kPaper, kScaled };
 enum class Recompute { kAuto, kOn, kOff };
-enum class EngineKind { kFast, kReference };
+enum class EngineKind { kAuto, kFast, kReference };  // auto: fast where it exists, else the reference
 enum class MemoryPolicy { kRecent, kSalient };
 enum class Precision { kFp32, kTf32, kBf16, kFp64 };  // fp64: tests
 
@@ -56,7 +56,7 @@ struct ModelConfig {
   MemoryPolicy memory_policy = MemoryPolicy::kRecent;
   int64_t memory_recent = 16;
   Recompute recompute = Recompute::kAuto;
-  EngineKind engine = EngineKind::kFast;
+  EngineKind engine = EngineKind::kAuto;
   Init init = Init::kScaled;
   std::optional<double> init_std;
   int64_t embedding_size = 0;  // symbols: 0 means one-hot

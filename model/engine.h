@@ -27,7 +27,7 @@ class Engine {
 };
 
 // The engine that config.engine names, on the device of `parameters`, which must outlive it.
-// Throws std::invalid_argument with the setting's name when (config, shape, device) has no such engine.
+// Throws std::invalid_argument with the setting's name when (config, shape, device) has no such engine; kAuto always has one.
 std::unique_ptr<Engine> MakeEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters);
 
 }  // namespace sab::model
