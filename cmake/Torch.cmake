@@ -60,7 +60,9 @@ if(SAB_GLOO_INCLUDE)
   # The wheel carries gloo's code without its headers; Debian's headers fit it. Do not link Debian's libgloo.
   target_compile_definitions(torch::c10d INTERFACE USE_C10D_GLOO)
 endif()
+set(SAB_TORCH_HAS_NCCL OFF)
 if(SAB_TORCH_HAS_CUDA AND EXISTS ${sab_site_packages}/nvidia/nccl/include/nccl.h)
+  set(SAB_TORCH_HAS_NCCL ON)
   target_compile_definitions(torch::c10d INTERFACE USE_C10D_NCCL)
   target_include_directories(torch::c10d SYSTEM INTERFACE
     ${sab_site_packages}/nvidia/nccl/include ${sab_site_packages}/nvidia/cu13/include)
