@@ -1,0 +1,85 @@
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "client/cli/commands.h"
+#include "client/cli/format.h"
+#include "common/spec/spec_file.h"
+
+namespace sab::client {
+namespace {
+
+struct GetOptions {
+  std::string job;
+  std::string output;
+};
+
+std::string AttemptTable(const v1::Job& job) {
+  Table table({"ATTEMPT", "STEPS", "FROM", "PLACES", "TIME", "END"});
+  for (const v1::Attempt& attempt : job.attempts()) {
+    std::vector<std::string> places;
+    for (const v1::Placement& placement : attempt.placements()) {
+      places.push_back(absl::StrCat(placement.rank(), ":", placement.worker(), "#", placement.slot()));
+    }
+    const absl::Time end = attempt.has_end_time() ? ToTime(attempt.end_time()) : absl::Now();
+    table.Add({absl::StrCat(attempt.number()), absl::StrCat(attempt.start_step(), " to ", attempt.last_step()),
+               attempt.recovery_source().empty() ? "the beginning" : attempt.recovery_source(), absl::StrJoin(places, " "),
+               ShortDuration(end - ToTime(attempt.start_time())), attempt.end_reason().substr(0, attempt.end_reason().find('\n'))});
+  }
+  return table.Text();
+}
+
+std::string JobText(const v1::Job& job, absl::Time now) {
+  Table table({"Job", job.name()});
+  table.Add({"Name", job.spec().name()});
+  table.Add({"State", StateName(job.state())});
+  if (!job.state_reason().empty()) table.Add({"Reason", job.state_reason()});
+  table.Add({"Step", absl::StrCat(job.step(), " of ", job.spec().train().steps())});
+  if (!job.stop_reason().empty()) table.Add({"Stopped by", job.stop_reason()});
+  if (job.skipped_steps() > 0) table.Add({"Skipped", absl::StrCat(job.skipped_steps(), " steps whose gradient was not finite")});
+  table.Add({"Created", absl::StrCat(absl::FormatTime(absl::RFC3339_sec, ToTime(job.create_time()), absl::UTCTimeZone()), " (",
+                                     FormatAge(job.create_time(), now), ")")});
+  if (job.has_start_time()) {
+    const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
+    table.Add({job.has_end_time() ? "Took" : "Running for", ShortDuration(end - ToTime(job.start_time()))});
+  }
+  std::string text = table.Text();
+  if (!job.failure().empty()) absl::StrAppend(&text, "\nFailure:\n", job.failure(), "\n");
+  if (!job.attempts().empty()) absl::StrAppend(&text, "\n", AttemptTable(job));
+  return text;
+}
+
+int Get(Context& context, const GetOptions& options) {
+  const auto id = ParseJobArgument(options.job);
+  if (!id.ok()) return context.Fail(id.status());
+  const auto job = context.client().GetJob(*id);
+  if (!job.ok()) return context.Fail(job.status());
+  std::ostream& out = context.streams.out;
+  if (options.output == "json") {
+    out << ToJson(*job);
+  } else if (options.output == "yaml") {
+    out << "# " << job->name() << " " << StateName(job->state()) << "\n" << spec::FormatYaml(job->spec());
+  } else if (options.output == "name") {
+    out << job->name() << "\n";
+  } else {
+    out << JobText(*job, absl::Now());
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddGet(CLI::App& app, Context* context) {
+  auto options = std::make_shared<GetOptions>();
+  CLI::App* command = app.add_subcommand("get", "Show one job: state, steps, attempts, failure");
+  AddJobArgument(command, &options->job);
+  AddOutputOption(command, &options->output, {"table", "name", "json", "yaml"});
+  command->footer("-o yaml prints the job file with every setting resolved; it can be submitted again.\n\nExamples:\n"
+                  "  sabctl get jobs/3f9k2mzq\n"
+                  "  sabctl get 3f9k2mzq -o json | jq .state\n"
+                  "  sabctl get 3f9k2mzq -o yaml > again.yaml");
+  command->callback([context, options] { context->action = [context, options] { return Get(*context, *options); }; });
+}
+
+}  // namespace sab::client

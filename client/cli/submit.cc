@@ -1,0 +1,167 @@
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "client/cli/commands.h"
+#include "client/cli/format.h"
+#include "common/base/status.h"
+#include "common/spec/spec_file.h"
+#include "common/spec/validate.h"
+
+namespace sab::client {
+namespace {
+
+struct SubmitOptions {
+  std::string file;
+  std::vector<std::string> overrides;
+  bool dry_run = false;
+  bool watch = false;
+  std::string output;
+};
+
+absl::StatusOr<std::string> ReadJobFile(Context& context, const std::string& file) {
+  if (file == "-") {
+    return std::string(std::istreambuf_iterator<char>(context.streams.in), std::istreambuf_iterator<char>());
+  }
+  std::ifstream in(file, std::ios::binary);
+  std::ostringstream text;
+  if (!in || !(text << in.rdbuf())) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": cannot be read; name a job file in YAML or JSON, or - for standard input"));
+  }
+  return text.str();
+}
+
+// The line of a field, or of the nearest setting around it: "eval.lengths[1]" stands where "eval.lengths" does. 0: not in the file.
+int LineOf(std::string field, const std::map<std::string, int>& lines) {
+  while (!field.empty()) {
+    if (const auto it = lines.find(field); it != lines.end()) return it->second;
+    const size_t cut = field.find_last_of(".[");
+    if (cut == std::string::npos) return 0;
+    field.resize(cut);
+  }
+  return 0;
+}
+
+// One line a violation, "job.yaml:7: train.steps: must be …", and what to do next.
+int Refuse(Context& context, const std::string& file, const absl::Status& status, const std::map<std::string, int>& lines) {
+  const std::vector<FieldViolation> violations = ViolationsOf(status);
+  if (violations.empty()) return context.Fail(status);
+  const std::string shown = file == "-" ? "standard input" : file;
+  for (const FieldViolation& violation : violations) {
+    absl::string_view reason = violation.reason;
+    int line = violation.line;
+    // What was found while reading carries its line in the text.
+    if (line == 0 && absl::ConsumePrefix(&reason, "line ")) {
+      const size_t colon = reason.find(": ");
+      if (colon != absl::string_view::npos && absl::SimpleAtoi(reason.substr(0, colon), &line)) {
+        reason.remove_prefix(colon + 2);
+      } else {
+        reason = violation.reason;
+      }
+    }
+    if (line == 0) line = LineOf(violation.field, lines);
+    context.PrintError(absl::StrCat(shown, line > 0 ? absl::StrCat(":", line) : "", ": ", violation.field,
+                                    violation.field.empty() ? "" : ": ", reason));
+  }
+  context.PrintError(absl::StrCat(violations.size(), violations.size() == 1 ? " problem" : " problems",
+                                  "; nothing was submitted. Correct the file and submit it again"));
+  return kExitUsage;
+}
+
+bool IsLoopback(absl::string_view address) {
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") || absl::StartsWith(address, "[::1]") ||
+         absl::StartsWith(address, "unix:");
+}
+
+// What the coordinator would refuse, found before it is asked; the paths too when it runs on this machine.
+std::vector<FieldViolation> Check(const Context& context, const v1::JobSpec& spec) {
+  std::vector<FieldViolation> violations = spec::Validate(spec);
+  if (IsLoopback(context.address)) {
+    for (FieldViolation& violation : spec::CheckPaths(spec)) violations.push_back(std::move(violation));
+  }
+  return violations;
+}
+
+std::string DryRunText(const v1::CreateJobResponse& response) {
+  const v1::CostEstimate& cost = response.cost();
+  std::string text = spec::FormatYaml(response.job().spec());
+  if (!text.empty() && text.back() != '\n') text += '\n';
+  absl::StrAppend(&text, "\n# Predicted for each replica; nothing was submitted.\n");
+  absl::StrAppend(&text, "# parameters  ", cost.parameters(), "\n");
+  absl::StrAppend(&text, "# memory      ", FormatBytes(cost.peak_bytes()), " above the process's own\n");
+  absl::StrAppend(&text, "# one step    ", ShortDuration(absl::Seconds(cost.seconds_per_step())), " (",
+                  FormatNumber(cost.flops_per_step()), " operations)\n");
+  absl::StrAppend(&text, "# all steps   ",
+                  ShortDuration(absl::Seconds(cost.seconds_per_step() * static_cast<double>(response.job().spec().train().steps()))),
+                  "\n");
+  if (!cost.basis().empty()) absl::StrAppend(&text, "# basis       ", cost.basis(), "\n");
+  return text;
+}
+
+void Print(Context& context, const SubmitOptions& options, const v1::CreateJobResponse& response) {
+  std::ostream& out = context.streams.out;
+  const v1::Job& job = response.job();
+  if (options.output == "json") {
+    out << ToJson(options.dry_run ? static_cast<const google::protobuf::Message&>(response) : job);
+  } else if (options.output == "yaml" && !options.dry_run) {
+    out << spec::FormatYaml(job.spec());
+  } else if (options.dry_run) {
+    out << DryRunText(response);
+  } else if (options.output == "name" || context.quiet) {
+    out << job.name() << "\n";
+  } else {
+    out << job.name() << " " << StateName(job.state()) << (job.state_reason().empty() ? "" : ": ") << job.state_reason() << "\n";
+    if (!options.watch) out << "follow it with `sabctl watch " << job.name() << "`\n";
+  }
+  out.flush();
+}
+
+int Submit(Context& context, const SubmitOptions& options) {
+  const auto text = ReadJobFile(context, options.file);
+  if (!text.ok()) return context.Fail(text.status());
+  auto file = spec::ParseSpec(*text);
+  if (!file.ok()) return Refuse(context, options.file, file.status(), {});
+  for (const std::string& assignment : options.overrides) {
+    if (absl::Status status = spec::ApplyOverride(assignment, &file->spec); !status.ok()) {
+      return context.Fail(Annotate(status, "--set " + assignment));
+    }
+    // The value no longer stands in the file.
+    file->lines.erase(assignment.substr(0, assignment.find('=')));
+  }
+  if (const auto violations = Check(context, file->spec); !violations.empty()) {
+    return Refuse(context, options.file, InvalidFields(violations), file->lines);
+  }
+  const auto response = context.client().CreateJob(file->spec, options.dry_run);
+  if (!response.ok()) return Refuse(context, options.file, response.status(), file->lines);
+  Print(context, options, *response);
+  if (!options.watch || options.dry_run) return kExitOk;
+  return WatchUntilFinal(context, *ParseJobName(response->job().name()));
+}
+
+}  // namespace
+
+void AddSubmit(CLI::App& app, Context* context) {
+  auto options = std::make_shared<SubmitOptions>();
+  CLI::App* command = app.add_subcommand("submit", "Submit a job file");
+  command->add_option("FILE", options->file, "Job file, YAML or JSON; - reads standard input")->required()->type_name(" ");
+  command->add_option("--set", options->overrides, "Overrides a setting of the file: train.steps=500. May be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
+  command->add_flag("--dry-run", options->dry_run, "Check only: print every resolved setting, predicted memory and step time");
+  command->add_flag("-w,--watch", options->watch, "Follow the job to its end; ends with its exit code");
+  AddOutputOption(command, &options->output, {"table", "name", "json", "yaml"});
+  command->footer("Examples:\n"
+                  "  sabctl submit copy.yaml --watch\n"
+                  "  sabctl submit copy.yaml --set train.steps=500 --set eval.lengths=[20,40]\n"
+                  "  sabctl submit copy.yaml --dry-run\n"
+                  "  job=$(sabctl submit copy.yaml -o name)\n"
+                  "  sabctl get JOB -o yaml | sabctl submit -      the same again");
+  command->callback([context, options] { context->action = [context, options] { return Submit(*context, *options); }; });
+}
+
+}  // namespace sab::client

@@ -1,0 +1,67 @@
+#include <memory>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "client/cli/commands.h"
+#include "client/cli/format.h"
+
+namespace sab::client {
+namespace {
+
+std::string WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now) {
+  Table table({"WORKER", "STATE", "HOST", "SLOTS", "FREE", "DEVICE", "JOBS", "VERSION", "HEARD"});
+  for (const v1::Worker& worker : workers) {
+    std::set<std::string> devices, jobs;
+    int free = 0;
+    for (const v1::Slot& slot : worker.slots()) {
+      devices.insert(slot.device_name().empty() ? slot.device() : slot.device_name());
+      if (slot.job().empty()) {
+        ++free;
+      } else {
+        jobs.insert(slot.job());
+      }
+    }
+    table.Add({worker.name(), StateName(worker.state()), worker.host(), absl::StrCat(worker.slots_size()), absl::StrCat(free),
+               absl::StrJoin(devices, ", "), jobs.empty() ? "-" : absl::StrJoin(jobs, " "), worker.version(),
+               FormatAge(worker.last_sync_time(), now)});
+  }
+  return table.Text();
+}
+
+int ListWorkers(Context& context, const std::string& output) {
+  const auto workers = context.client().ListWorkers();
+  if (!workers.ok()) return context.Fail(workers.status());
+  std::ostream& out = context.streams.out;
+  if (output == "json") {
+    std::vector<const google::protobuf::Message*> messages;
+    for (const v1::Worker& worker : *workers) messages.push_back(&worker);
+    out << ToJson("workers", messages);
+  } else if (output == "yaml") {
+    for (const v1::Worker& worker : *workers) out << "---\n" << ToYaml(worker);
+  } else if (output == "name") {
+    for (const v1::Worker& worker : *workers) out << worker.name() << "\n";
+  } else if (workers->empty() && !context.quiet) {
+    context.streams.err << "no workers; start one with `sab-worker --coordinator " << context.address << "`\n";
+  } else {
+    out << WorkerTable(*workers, absl::Now());
+  }
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddWorker(CLI::App& app, Context* context) {
+  CLI::App* group = app.add_subcommand("worker", "Look at the workers");
+  group->require_subcommand(1);
+  auto output = std::make_shared<std::string>();
+  CLI::App* list = group->add_subcommand("list", "List the workers, their slots and what occupies them");
+  list->fallthrough();
+  AddOutputOption(list, output.get(), {"table", "name", "json", "yaml"});
+  list->footer("Examples:\n  sabctl worker list\n  sabctl worker list -o json | jq '.workers[].slots'");
+  list->callback([context, output] { context->action = [context, output] { return ListWorkers(*context, *output); }; });
+  group->footer("Examples:\n  sabctl worker list");
+}
+
+}  // namespace sab::client
