@@ -16,7 +16,8 @@ std::unique_ptr<Engine> MakeEngine(const ModelConfig& config, const TaskShape& s
   }
 #endif
   if (config.engine == EngineKind::kFast) {
-    throw std::invalid_argument("engine: there is no fast engine for these settings on this device; use auto or reference");
+    throw std::invalid_argument(
+        "engine: there is no fast engine for these settings on this device; use auto or reference");
   }
   return MakeReferenceEngine(config, shape, parameters);
 }

@@ -23,15 +23,18 @@ struct Layout {
 void CheckShape(const ModelConfig& config, const TaskShape& shape) {
   const auto refuse = [](const std::string& text) { throw std::invalid_argument(text); };
   if (config.hidden_size < 1) refuse("hidden_size: must be at least 1, got " + std::to_string(config.hidden_size));
-  if (config.embedding_size < 0) refuse("embedding_size: must be at least 0, got " + std::to_string(config.embedding_size));
+  if (config.embedding_size < 0)
+    refuse("embedding_size: must be at least 0, got " + std::to_string(config.embedding_size));
   if (shape.outputs < 1) refuse("outputs: must be at least 1, got " + std::to_string(shape.outputs));
   if ((shape.inputs > 0) == (shape.vocabulary > 0)) {
     refuse("a network reads either inputs or symbols: got inputs " + std::to_string(shape.inputs) + " and vocabulary " +
            std::to_string(shape.vocabulary));
   }
   if (config.embedding_size > 0 && shape.vocabulary == 0) refuse("embedding_size: the task has no symbols to embed");
-  if (config.kind == Kind::kSab && config.k_top < 1) refuse("k_top: must be at least 1, got " + std::to_string(config.k_top));
-  if (config.kind == Kind::kSab && config.k_att < 1) refuse("k_att: must be at least 1, got " + std::to_string(config.k_att));
+  if (config.kind == Kind::kSab && config.k_top < 1)
+    refuse("k_top: must be at least 1, got " + std::to_string(config.k_top));
+  if (config.kind == Kind::kSab && config.k_att < 1)
+    refuse("k_att: must be at least 1, got " + std::to_string(config.k_att));
   if (config.k_trunc < 0) refuse("k_trunc: must be at least 0, got " + std::to_string(config.k_trunc));
 }
 

@@ -5,8 +5,8 @@
 namespace sab::model {
 namespace {
 
-// Natural logarithm for x in (0, 1] to about 1e-16, in additions, products and one division only: a C library's own may use
-// fused multiply-add on one machine and not on the next.
+// Natural logarithm for x in (0, 1] to about 1e-16, in additions, products and one division only: a C library's own may
+// use fused multiply-add on one machine and not on the next.
 double PortableLog(double x) {
   int exponent = 0;
   double mantissa = std::frexp(x, &exponent);  // exact
@@ -55,9 +55,13 @@ uint64_t Random::Word64() {
   return low | uint64_t{Word()} << 32;
 }
 
-double Random::Uniform() { return static_cast<double>(Word64() >> 11) * 0x1p-53; }
+double Random::Uniform() {
+  return static_cast<double>(Word64() >> 11) * 0x1p-53;
+}
 
-float Random::UniformFloat() { return static_cast<float>(Word() >> 8) * 0x1p-24f; }
+float Random::UniformFloat() {
+  return static_cast<float>(Word() >> 8) * 0x1p-24f;
+}
 
 // Lemire's multiplication with rejection ("Fast random integer generation in an interval", 2019).
 uint64_t Random::Below(uint64_t n) {

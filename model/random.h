@@ -5,13 +5,13 @@
 
 namespace sab::model {
 
-// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC11): four random words as a pure
-// function of a 128-bit counter and a 64-bit key.
+// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC11): four random words
+// as a pure function of a 128-bit counter and a 64-bit key.
 std::array<uint32_t, 4> Philox4x32(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key);
 
-// Random numbers as a pure function of (seed, stream, substream) and of how many were drawn before: the same bits on every
-// machine, in any order of streams. Give each independent purpose its own stream (a step, a parameter) and each row its own
-// substream. A substream holds 2^34 words. Cheap to construct; not for several threads at once.
+// Random numbers as a pure function of (seed, stream, substream) and of how many were drawn before: the same bits on
+// every machine, in any order of streams. Give each independent purpose its own stream (a step, a parameter) and each
+// row its own substream. A substream holds 2^34 words. Cheap to construct; not for several threads at once.
 class Random {
  public:
   explicit Random(uint64_t seed, uint64_t stream = 0, uint32_t substream = 0);

@@ -10,7 +10,9 @@
 namespace sab::model {
 namespace {
 
-bool IsHalf(const at::Tensor& matrix) { return matrix.scalar_type() == at::kBFloat16; }
+bool IsHalf(const at::Tensor& matrix) {
+  return matrix.scalar_type() == at::kBFloat16;
+}
 
 // Symbols as one-hot rows times a matrix: the matrix's rows at those symbols.
 at::Tensor Rows(const at::Tensor& matrix, const at::Tensor& symbols, at::ScalarType type) {

@@ -7,19 +7,20 @@
 
 namespace sab::model {
 
-// A network's parameters for one pass, as the operands of its products: matrices transposed, in the precision of products.
-// Those that the kind of network lacks are undefined.
+// A network's parameters for one pass, as the operands of its products: matrices transposed, in the precision of
+// products. Those that the kind of network lacks are undefined.
 struct Weights {
-  std::vector<at::Tensor> leaves;  // in the order of ParameterSet::all(), sharing its memory; gradients are taken to these
-  at::Tensor input;                // (I,4H)
-  at::Tensor hidden;               // (H,4H)
-  at::Tensor gate_bias;            // (4H)
-  at::Tensor embedding;            // (V,E)
-  at::Tensor memory, query;        // (H,H)
-  at::Tensor score;                // (H)
+  std::vector<at::Tensor>
+      leaves;                // in the order of ParameterSet::all(), sharing its memory; gradients are taken to these
+  at::Tensor input;          // (I,4H)
+  at::Tensor hidden;         // (H,4H)
+  at::Tensor gate_bias;      // (4H)
+  at::Tensor embedding;      // (V,E)
+  at::Tensor memory, query;  // (H,H)
+  at::Tensor score;          // (H)
   at::Tensor query_score, memory_score;  // (H)
-  at::Tensor output;               // (2H or H, O)
-  at::Tensor output_bias;          // (O)
+  at::Tensor output;                     // (2H or H, O)
+  at::Tensor output_bias;                // (O)
 };
 
 // With gradients enabled the leaves require them.

@@ -23,7 +23,9 @@ Tensor CrossEntropy(const Tensor& logits, const Tensor& targets) {
   return at::cross_entropy_loss(logits, targets, /*weight=*/{}, at::Reduction::None, kIgnored);
 }
 
-Tensor Total(const Tensor& values) { return values.detach().sum(at::kDouble); }
+Tensor Total(const Tensor& values) {
+  return values.detach().sum(at::kDouble);
+}
 
 }  // namespace
 
@@ -35,8 +37,8 @@ Tensor Output(const Weights& weights, const States& states) {
 LossSum::LossSum(const TaskShape& shape, const Weights& weights, const Batch& batch)
     : shape_(shape), weights_(weights), batch_(batch) {
   const at::TensorOptions on_device = weights.output_bias.options();
-  lengths_ = batch.lengths.defined() ? batch.lengths
-                                     : at::full({batch.rows()}, batch.steps(), on_device.dtype(at::kLong));
+  lengths_ =
+      batch.lengths.defined() ? batch.lengths : at::full({batch.rows()}, batch.steps(), on_device.dtype(at::kLong));
   const Tensor zero = at::zeros({}, on_device.dtype(at::kDouble));
   scored_loss_ = scored_count_ = correct_ = guarded_ = norm_ = zero;
 }

@@ -14,7 +14,8 @@ namespace sab::model {
 // The output layer's y = V [h ; s] + b: (..,H) -> (..,O).
 at::Tensor Output(const Weights& weights, const States& states);
 
-// Adds up the loss and the figures of a batch, whose steps come in consecutive pieces. `weights` and `batch` must outlive it.
+// Adds up the loss and the figures of a batch, whose steps come in consecutive pieces. `weights` and `batch` must
+// outlive it.
 class LossSum {
  public:
   LossSum(const TaskShape& shape, const Weights& weights, const Batch& batch);

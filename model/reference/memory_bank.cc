@@ -62,7 +62,8 @@ void MemoryBank::DropLeastRecalled() {
   const int64_t protected_writes = std::min(config_.memory_recent, config_.memory_capacity - 1);
   const int64_t candidates = size() - 1 - protected_writes;
   // A stable sort: ties go to the oldest.
-  const at::Tensor order = std::get<1>(recalled_.narrow(0, 1, candidates).sort(/*stable=*/true, 0, /*descending=*/false));
+  const at::Tensor order =
+      std::get<1>(recalled_.narrow(0, 1, candidates).sort(/*stable=*/true, 0, /*descending=*/false));
   const at::Tensor leaving = order.narrow(0, 0, 1) + 1;  // (1,B)
   at::Tensor left = at::arange(size() - 1, leaving.options()).unsqueeze(1);
   left = left + (left >= leaving);  // (n-1,B): all but the leaving one

@@ -6,8 +6,8 @@
 
 namespace sab::model {
 
-// Tensors put under one another along a new first dimension. Differentiable while gradients are enabled (each Append copies
-// what is there then); otherwise a buffer that doubles.
+// Tensors put under one another along a new first dimension. Differentiable while gradients are enabled (each Append
+// copies what is there then); otherwise a buffer that doubles.
 class Stack {
  public:
   void Append(const at::Tensor& item);
@@ -20,8 +20,8 @@ class Stack {
   int64_t size_ = 0;
 };
 
-// The memories of a batch of rows in the order of writing, with the part of their score that is computed once, at the write.
-// Bounded by config.memory_capacity: then which memories are left may differ from row to row.
+// The memories of a batch of rows in the order of writing, with the part of their score that is computed once, at the
+// write. Bounded by config.memory_capacity: then which memories are left may differ from row to row.
 class MemoryBank {
  public:
   explicit MemoryBank(const ModelConfig& config) : config_(config) {}
@@ -29,7 +29,8 @@ class MemoryBank {
   // state (B,H); key (B,H) for score mlp, (B) for separable. The first is m_1 and never leaves.
   void Append(const at::Tensor& state, const at::Tensor& key);
 
-  // Adds weights (k,B), without gradient, to what memories index (k,B) were recalled with so far: policy salient goes by it.
+  // Adds weights (k,B), without gradient, to what memories index (k,B) were recalled with so far: policy salient goes
+  // by it.
   void Credit(const at::Tensor& index, const at::Tensor& weights);
 
   int64_t size() const { return states_.size(); }

@@ -28,7 +28,9 @@ Tensor MlpScores(const Weights& weights, const Tensor& keys, const Tensor& query
 }
 
 // weights (n,B), memories (n,B,H) -> (B,H).
-Tensor WeightedSum(const Tensor& weights, const Tensor& memories) { return (weights.unsqueeze(2) * memories).sum(0); }
+Tensor WeightedSum(const Tensor& weights, const Tensor& memories) {
+  return (weights.unsqueeze(2) * memories).sum(0);
+}
 
 CellState ZeroState(const ModelConfig& config, const Weights& weights, int64_t rows) {
   const Tensor zero = at::zeros({rows, config.hidden_size}, weights.output_bias.options());
@@ -137,8 +139,7 @@ class SabRecurrence : public Recurrence {
   void Write(const Tensor& state) {
     const Tensor memory = config_.mental_updates ? state : state.detach();
     const Tensor scored = config_.detach_scores ? memory.detach() : memory;
-    bank_.Append(memory,
-                 IsMlp() ? Product(scored, weights_.memory) : at::matmul(scored.tanh(), weights_.memory_score));
+    bank_.Append(memory, IsMlp() ? Product(scored, weights_.memory) : at::matmul(scored.tanh(), weights_.memory_score));
   }
 
   // The query's part of the scores. For `separable` it shifts all scores of a row alike, so only raw scores need it.

@@ -23,12 +23,13 @@ class Recurrence {
  public:
   virtual ~Recurrence() = default;
 
-  // Takes the next steps: projected (t,B,4H) of ProjectInputs. Steps of one call are differentiable into earlier calls'.
+  // Takes the next steps: projected (t,B,4H) of ProjectInputs. Steps of one call are differentiable into earlier
+  // calls'.
   virtual States Advance(const at::Tensor& projected) = 0;
 };
 
-// At step 0 of `rows` sequences. `weights` must outlive it. `row_streams`, one a row, is the randomness of recall: random and
-// may be empty otherwise.
+// At step 0 of `rows` sequences. `weights` must outlive it. `row_streams`, one a row, is the randomness of recall:
+// random and may be empty otherwise.
 std::unique_ptr<Recurrence> MakeRecurrence(const ModelConfig& config, const Weights& weights, int64_t rows,
                                            std::vector<uint64_t> row_streams);
 

@@ -1,7 +1,7 @@
 #include "model/reference/reference_engine.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -35,8 +35,8 @@ class Tf32Scope {
   const bool before_;
 };
 
-// A stream a row for recall: random, from the row's own input: it does not depend on the batch around the row, on ranks or on
-// the number of earlier passes.
+// A stream a row for recall: random, from the row's own input: it does not depend on the batch around the row, on ranks
+// or on the number of earlier passes.
 std::vector<uint64_t> RowStreams(const Batch& batch) {
   const at::Tensor inputs = batch.inputs.detach().cpu().contiguous();
   const auto* bytes = static_cast<const char*>(inputs.const_data_ptr());
@@ -111,7 +111,8 @@ class ReferenceEngine : public Engine {
 
 }  // namespace
 
-std::unique_ptr<Engine> MakeReferenceEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters) {
+std::unique_ptr<Engine> MakeReferenceEngine(const ModelConfig& config, const TaskShape& shape,
+                                            ParameterSet& parameters) {
   return std::make_unique<ReferenceEngine>(config, shape, parameters);
 }
 

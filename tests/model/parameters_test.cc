@@ -15,15 +15,17 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> Names(const ParameterS
   return names;
 }
 
-double StandardDeviation(const Parameter& parameter) { return parameter.value.std().item<double>(); }
+double StandardDeviation(const Parameter& parameter) {
+  return parameter.value.std().item<double>();
+}
 
 TEST(ParameterSetTest, NamesAndShapesOfSabWithMlpScores) {
   ModelConfig config{.hidden_size = 3};
   ParameterSet set(config, {.inputs = 2, .outputs = 5}, at::kCPU);
   const std::vector<std::pair<std::string, std::vector<int64_t>>> expected = {
-      {"cell.weight_ih", {12, 2}},          {"cell.weight_hh", {12, 3}},         {"cell.bias_ih", {12}},
-      {"cell.bias_hh", {12}},               {"attention.memory.weight", {3, 3}}, {"attention.query.weight", {3, 3}},
-      {"attention.score.weight", {3}},      {"output.weight", {5, 6}},           {"output.bias", {5}}};
+      {"cell.weight_ih", {12, 2}},     {"cell.weight_hh", {12, 3}},         {"cell.bias_ih", {12}},
+      {"cell.bias_hh", {12}},          {"attention.memory.weight", {3, 3}}, {"attention.query.weight", {3, 3}},
+      {"attention.score.weight", {3}}, {"output.weight", {5, 6}},           {"output.bias", {5}}};
   EXPECT_EQ(Names(set), expected);
   EXPECT_EQ(set.count(), 24 + 36 + 12 + 12 + 9 + 9 + 3 + 30 + 5);
 }
@@ -78,7 +80,8 @@ TEST(ParameterSetTest, CellAndOutputAreUniformWithinTheirBounds) {
 
 TEST(ParameterSetTest, ValuesAreAFunctionOfSeedAndName) {
   const TaskShape shape{.inputs = 1, .outputs = 10};
-  ParameterSet first({.hidden_size = 8, .seed = 5}, shape, at::kCPU), again({.hidden_size = 8, .seed = 5}, shape, at::kCPU);
+  ParameterSet first({.hidden_size = 8, .seed = 5}, shape, at::kCPU),
+      again({.hidden_size = 8, .seed = 5}, shape, at::kCPU);
   EXPECT_TRUE(first.values().equal(again.values()));
   ParameterSet other({.hidden_size = 8, .seed = 6}, shape, at::kCPU);
   EXPECT_FALSE(first.values().equal(other.values()));
@@ -87,7 +90,8 @@ TEST(ParameterSetTest, ValuesAreAFunctionOfSeedAndName) {
   EXPECT_FALSE(first.Get("cell.bias_ih").value.equal(first.Get("cell.bias_hh").value));
   // By hand: the first value is the first number of the name's stream.
   Random random(5, HashBytes("cell.bias_ih", 12));
-  EXPECT_EQ(first.Get("cell.bias_ih").value[0].item<float>(), static_cast<float>((2 * random.Uniform() - 1) / std::sqrt(8.0)));
+  EXPECT_EQ(first.Get("cell.bias_ih").value[0].item<float>(),
+            static_cast<float>((2 * random.Uniform() - 1) / std::sqrt(8.0)));
 }
 
 TEST(ParameterSetTest, DoubleHoldsTheSameNumbersUnrounded) {

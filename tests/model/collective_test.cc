@@ -1,0 +1,119 @@
+#include "model/collective/collective.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <future>
+#include <thread>
+
+namespace sab::model {
+namespace {
+
+// Runs `body` as every rank of a Gloo group, one thread each. Returns what each rank threw ("" for nothing).
+std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body,
+                                  std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  std::vector<std::string> errors(static_cast<size_t>(world_size));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      try {
+        auto mine = rank == 0 ? store : Rendezvous::Connect(store->address(), timeout);
+        auto group = MakeCollective(mine, {.rank = rank, .world_size = world_size, .timeout = timeout});
+        body(*group);
+      } catch (const std::exception& error) {
+        errors[static_cast<size_t>(rank)] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return errors;
+}
+
+TEST(CollectiveTest, AllReduceAddsUpOverRanksWithTheSameBitsEverywhere) {
+  std::vector<at::Tensor> results(3);
+  const auto errors = RunRanks(3, [&](Collective& group) {
+    at::Tensor mine = at::sin(at::arange(5001) * (0.1f + static_cast<float>(group.rank())));
+    group.AllReduceSum(mine);
+    results[static_cast<size_t>(group.rank())] = mine;
+  });
+  EXPECT_EQ(errors, std::vector<std::string>(3));
+  at::Tensor expected = at::zeros({5001});
+  for (int rank = 0; rank < 3; ++rank) expected += at::sin(at::arange(5001) * (0.1f + static_cast<float>(rank)));
+  EXPECT_TRUE(at::allclose(results[0], expected, 1e-5, 1e-6));
+  EXPECT_TRUE(at::equal(results[0], results[1]));
+  EXPECT_TRUE(at::equal(results[0], results[2]));
+}
+
+TEST(CollectiveTest, BroadcastGivesEveryRankTheRootsTensor) {
+  const auto errors = RunRanks(2, [](Collective& group) {
+    at::Tensor mine = at::full({7}, static_cast<double>(group.rank()), at::kDouble);
+    group.Broadcast(mine, 1);
+    EXPECT_TRUE(at::equal(mine, at::ones({7}, at::kDouble)));
+    group.Barrier();
+  });
+  EXPECT_EQ(errors, std::vector<std::string>(2));
+}
+
+TEST(CollectiveTest, AbortReleasesABlockedRank) {
+  std::promise<Collective*> blocked;
+  std::promise<void> released;
+  auto finished = released.get_future().share();
+  std::thread aborter([&] { blocked.get_future().get()->Abort(); });
+  const auto errors = RunRanks(2, [&](Collective& group) {
+    if (group.rank() == 1) {  // never joins the call; stays until the other has left
+      finished.wait();
+      return;
+    }
+    at::Tensor mine = at::ones({4});
+    blocked.set_value(&group);
+    try {
+      group.AllReduceSum(mine);
+      ADD_FAILURE() << "returned";
+    } catch (const CollectiveError& error) {
+      EXPECT_NE(std::string(error.what()).find("aborted"), std::string::npos) << error.what();
+    }
+    EXPECT_THROW(group.Barrier(), CollectiveError);
+    released.set_value();
+  });
+  aborter.join();
+  EXPECT_EQ(errors, std::vector<std::string>(2));
+}
+
+TEST(CollectiveTest, APeerThatLeavesIsAnErrorNamingTheRank) {
+  const auto errors = RunRanks(2, [](Collective& group) {
+    if (group.rank() == 1) return;
+    at::Tensor mine = at::ones({4});
+    group.AllReduceSum(mine);
+  });
+  EXPECT_NE(errors[0].find("rank 0 of 2: all-reduce: "), std::string::npos) << errors[0];
+}
+
+TEST(CollectiveTest, APeerThatNeverComesIsAnErrorAfterTheTimeout) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  EXPECT_THROW(MakeCollective(store, {.rank = 0, .world_size = 2, .timeout = std::chrono::milliseconds(300)}), CollectiveError);
+}
+
+TEST(CollectiveTest, AnAddressThatDoesNotAnswerIsNamed) {
+  for (const char* address : {"127.0.0.1:1", "nonsense", "127.0.0.1:99999"}) {
+    try {
+      Rendezvous::Connect(address, std::chrono::milliseconds(200));
+      ADD_FAILURE() << address;
+    } catch (const CollectiveError& error) {
+      EXPECT_NE(std::string(error.what()).find(address), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(CollectiveTest, ASingleProcessIsItsOwnGroup) {
+  auto group = MakeSingleProcessCollective();
+  at::Tensor mine = at::ones({3});
+  group->AllReduceSum(mine);
+  EXPECT_TRUE(at::equal(mine, at::ones({3})));
+  group->Abort();
+  EXPECT_THROW(group->Barrier(), CollectiveError);
+}
+
+}  // namespace
+}  // namespace sab::model

@@ -1,0 +1,319 @@
+#include "model/train/train_loop.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <mutex>
+#include <thread>
+
+namespace sab::model {
+namespace {
+
+using ::testing::HasSubstr;
+
+// The real engine, with gradients spoilt in the calls that a test names.
+class SpoilingEngine : public Engine {
+ public:
+  SpoilingEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters)
+      : parameters_(parameters), engine_(MakeEngine(config, shape, parameters)) {}
+
+  PassSums ForwardBackward(const Batch& batch, double loss_scale) override {
+    const PassSums sums = engine_->ForwardBackward(batch, loss_scale);
+    if (spoil(++calls)) parameters_.gradients()[0] = std::numeric_limits<float>::quiet_NaN();
+    return sums;
+  }
+  PassSums Evaluate(const Batch& batch) override { return engine_->Evaluate(batch); }
+  at::Tensor Outputs(const Batch& batch) override { return engine_->Outputs(batch); }
+
+  int calls = 0;
+  std::function<bool(int)> spoil = [](int) { return false; };
+
+ private:
+  ParameterSet& parameters_;
+  std::unique_ptr<Engine> engine_;
+};
+
+// Remembers all it is told, and the state at each checkpoint.
+class Recorder : public TrainObserver {
+ public:
+  struct Saved {
+    TrainState state;
+    at::Tensor values;
+    std::vector<NamedTensor> optimizer;
+  };
+
+  void OnStep(const StepReport& report) override {
+    steps.push_back(report);
+    if (on_step) on_step(report);
+  }
+  void OnEval(const EvalReport& report) override { evals.push_back(report); }
+  void OnCheckpoint(const TrainState& state) override {
+    Saved saved = {state, parameters->values().clone(), {}};
+    for (const NamedTensor& tensor : loop->optimizer().State()) saved.optimizer.push_back({tensor.name, tensor.tensor.clone()});
+    checkpoints.push_back(std::move(saved));
+  }
+
+  ParameterSet* parameters = nullptr;
+  TrainLoop* loop = nullptr;
+  std::vector<StepReport> steps;
+  std::vector<EvalReport> evals;
+  std::vector<Saved> checkpoints;
+  std::function<void(const StepReport&)> on_step;
+};
+
+struct Settings {
+  TaskConfig task = {.kind = TaskKind::kCopy, .batch_size = 6, .length = 3, .one_hot = true};
+  ModelConfig model = {.kind = Kind::kLstm, .hidden_size = 8, .k_trunc = 0};
+  TrainConfig train = {.batch_size = 6, .steps = 10, .learning_rate = 1e-2, .clip_norm = 1, .eval_every = 0, .eval_sequences = 16,
+                       .checkpoint_every = 4};
+};
+
+// One rank, ready to run.
+class Trainer {
+ public:
+  Trainer(const Settings& settings, Collective& collective)
+      : task(MakeTask(settings.task)),
+        parameters(settings.model, task->shape(), at::kCPU),
+        engine(settings.model, task->shape(), parameters),
+        loop(settings.train, {*task, engine, parameters, collective, recorder}) {
+    recorder.parameters = &parameters;
+    recorder.loop = &loop;
+  }
+
+  std::unique_ptr<Task> task;
+  ParameterSet parameters;
+  SpoilingEngine engine;
+  Recorder recorder;
+  TrainLoop loop;
+};
+
+// Runs `world_size` ranks of the same job; `look` sees each rank's trainer afterwards.
+void RunRanks(int world_size, const Settings& settings, const std::function<void(int, Trainer&)>& look,
+              const std::function<void(int, Trainer&)>& prepare = nullptr) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  std::mutex mutex;
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < world_size; ++rank) {
+    threads.emplace_back([&, rank] {
+      auto mine = rank == 0 ? store : Rendezvous::Connect(store->address(), std::chrono::seconds(20));
+      auto group = MakeCollective(mine, {.rank = rank, .world_size = world_size, .timeout = std::chrono::seconds(20)});
+      Trainer trainer(settings, *group);
+      if (prepare) prepare(rank, trainer);
+      trainer.loop.Run();
+      const std::lock_guard<std::mutex> lock(mutex);
+      look(rank, trainer);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(TrainLoopTest, TrainsEvaluatesAndSavesAtTheStepsAskedFor) {
+  Settings settings;
+  settings.train.eval_every = 5;
+  settings.train.eval_lengths = {3, 6};
+  settings.train.checkpoint_initial = true;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  EXPECT_EQ(trainer.loop.Run(), "steps");
+  ASSERT_EQ(trainer.recorder.steps.size(), 10u);
+  EXPECT_EQ(trainer.recorder.steps.back().step, 10);
+  std::vector<std::pair<int64_t, int64_t>> evals;
+  for (const EvalReport& eval : trainer.recorder.evals) evals.emplace_back(eval.step, eval.length);
+  EXPECT_EQ(evals, (std::vector<std::pair<int64_t, int64_t>>{{5, 3}, {5, 6}, {10, 3}, {10, 6}}));
+  std::vector<int64_t> saved;
+  for (const auto& checkpoint : trainer.recorder.checkpoints) saved.push_back(checkpoint.state.step);
+  EXPECT_EQ(saved, (std::vector<int64_t>{0, 4, 8, 10}));
+  EXPECT_EQ(trainer.recorder.checkpoints.back().state.stop_reason, "steps");
+  EXPECT_EQ(trainer.recorder.checkpoints.back().state.eval_loss, trainer.recorder.evals[2].figures[0].value);
+}
+
+TEST(TrainLoopTest, LossFallsWhenItTrains) {
+  Settings settings;
+  settings.train.steps = 150;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.loop.Run();
+  EXPECT_LT(trainer.recorder.steps.back().figures[0].value, 0.8 * trainer.recorder.steps.front().figures[0].value);
+}
+
+// Every kind of loss, rows that do not divide evenly.
+class RanksTest : public ::testing::TestWithParam<TaskKind> {};
+
+TEST_P(RanksTest, TheAveragedGradientIsThatOfOneProcessOnTheGlobalBatch) {
+  Settings settings;
+  settings.task.kind = GetParam();
+  settings.task.batch_size = settings.train.batch_size = 7;
+  settings.train.steps = 1;
+  settings.train.clip_norm = 0;
+  auto alone = MakeSingleProcessCollective();
+  Trainer single(settings, *alone);
+  single.loop.Run();
+  for (const int world_size : {2, 3}) {
+    RunRanks(world_size, settings, [&](int, Trainer& trainer) {
+      for (const Parameter& expected : single.parameters.all()) {
+        const at::Tensor got = trainer.parameters.Get(expected.name).gradient;
+        const double largest = expected.gradient.abs().max().item<double>();
+        EXPECT_LE((got - expected.gradient).abs().max().item<double>(), 1e-4 * largest) << expected.name;
+      }
+      const StepReport& mine = trainer.recorder.steps[0];
+      const StepReport& other = single.recorder.steps[0];
+      for (size_t i = 0; i < mine.figures.size(); ++i) EXPECT_NEAR(mine.figures[i].value, other.figures[i].value, 1e-5);
+      EXPECT_NEAR(mine.max_hidden_norm, other.max_hidden_norm, 1e-5);
+      EXPECT_NEAR(mine.gradient_norm, other.gradient_norm, 1e-4 * other.gradient_norm);
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tasks, RanksTest, ::testing::Values(TaskKind::kCopy, TaskKind::kAdding, TaskKind::kRecall));
+
+TEST(TrainLoopTest, AllRanksEndWithTheSameBitsAndFigures) {
+  Settings settings;
+  settings.train.eval_every = 5;
+  std::vector<at::Tensor> values(2);
+  std::vector<double> losses(2);
+  RunRanks(2, settings, [&](int rank, Trainer& trainer) {
+    values[static_cast<size_t>(rank)] = trainer.parameters.values().clone();
+    losses[static_cast<size_t>(rank)] = trainer.recorder.evals.back().figures[0].value;
+  });
+  EXPECT_TRUE(at::equal(values[0], values[1]));
+  EXPECT_EQ(losses[0], losses[1]);
+}
+
+void ExpectResumedRunsGiveTheSameBits(int world_size) {
+  Settings settings;
+  std::vector<at::Tensor> uninterrupted(static_cast<size_t>(world_size));
+  Recorder::Saved at_step_4;
+  RunRanks(world_size, settings, [&](int rank, Trainer& trainer) {
+    uninterrupted[static_cast<size_t>(rank)] = trainer.parameters.values().clone();
+    at_step_4 = trainer.recorder.checkpoints.at(0);
+  });
+  ASSERT_EQ(at_step_4.state.step, 4);
+  RunRanks(
+      world_size, settings,
+      [&](int rank, Trainer& trainer) {
+        EXPECT_EQ(trainer.recorder.steps.front().step, 5);
+        EXPECT_TRUE(at::equal(trainer.parameters.values(), uninterrupted[static_cast<size_t>(rank)]));
+      },
+      [&](int, Trainer& trainer) {
+        trainer.parameters.values().copy_(at_step_4.values);
+        trainer.loop.Restore(at_step_4.state, at_step_4.optimizer);
+      });
+}
+
+TEST(TrainLoopTest, AResumedRunGivesTheSameBitsAsAnUninterruptedOne) { ExpectResumedRunsGiveTheSameBits(1); }
+TEST(TrainLoopTest, AResumedRunOfTwoRanksGivesTheSameBitsAsAnUninterruptedOne) { ExpectResumedRunsGiveTheSameBits(2); }
+
+TEST(TrainLoopTest, AStepWithANonFiniteGradientIsSkippedAndCounted) {
+  Settings settings;
+  settings.train.steps = 3;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.engine.spoil = [](int call) { return call == 2; };
+  std::vector<at::Tensor> after;
+  trainer.recorder.on_step = [&](const StepReport&) { after.push_back(trainer.parameters.values().clone()); };
+  EXPECT_EQ(trainer.loop.Run(), "steps");
+  EXPECT_TRUE(trainer.recorder.steps[1].skipped);
+  EXPECT_TRUE(at::equal(after[0], after[1]));
+  EXPECT_FALSE(at::equal(after[1], after[2]));
+  EXPECT_EQ(trainer.loop.state().skipped_steps, 1);
+  EXPECT_EQ(trainer.loop.state().optimizer_steps, 2);
+}
+
+TEST(TrainLoopTest, ANonFiniteGradientOfOneRankIsSkippedByAll) {
+  Settings settings;
+  settings.train.steps = 3;
+  RunRanks(
+      2, settings, [](int, Trainer& trainer) { EXPECT_EQ(trainer.loop.state().skipped_steps, 1); },
+      [](int rank, Trainer& trainer) {
+        if (rank == 1) trainer.engine.spoil = [](int call) { return call == 2; };
+      });
+}
+
+TEST(TrainLoopTest, TooManyNonFiniteStepsInARowAreAPermanentError) {
+  Settings settings;
+  settings.train.max_nonfinite_steps = 3;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.engine.spoil = [](int call) { return call != 3; };  // two in a row, one good, then bad for good
+  try {
+    trainer.loop.Run();
+    FAIL();
+  } catch (const PermanentError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("step 6: the gradient was not finite in 3 steps in a row"));
+  }
+}
+
+TEST(TrainLoopTest, StopWhenEndsTrainingAtTheFirstLengthWithACheckpoint) {
+  Settings settings;
+  settings.train.eval_every = 3;
+  settings.train.eval_lengths = {3, 5};
+  settings.train.stop_when = Condition{"loss", Condition::Op::kBelow, 100};
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  EXPECT_EQ(trainer.loop.Run(), "stop_when: loss < 100 at step 3");
+  EXPECT_EQ(trainer.recorder.checkpoints.back().state.step, 3);
+
+  // A trainer that is started again from this checkpoint has nothing left to do.
+  Trainer again(settings, *alone);
+  again.loop.Restore(trainer.loop.state(), trainer.loop.optimizer().State());
+  EXPECT_EQ(again.loop.Run(), "stop_when: loss < 100 at step 3");
+  EXPECT_TRUE(again.recorder.steps.empty());
+}
+
+TEST(TrainLoopTest, TheCurriculumAdvancesWhenItsConditionHolds) {
+  Settings settings;
+  settings.train.steps = 8;
+  settings.train.eval_every = 2;
+  settings.train.eval_lengths = {9};
+  settings.train.curriculum = {{3, 5, 9}, {"loss", Condition::Op::kBelow, 100}};
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.loop.Run();
+  std::vector<int64_t> lengths;
+  for (const StepReport& step : trainer.recorder.steps) lengths.push_back(step.length);
+  EXPECT_EQ(lengths, (std::vector<int64_t>{3, 3, 5, 5, 9, 9, 9, 9}));
+  EXPECT_EQ(trainer.recorder.checkpoints.at(0).state.curriculum_stage, 2);
+
+  settings.train.curriculum.advance_when.value = 0;
+  Trainer stays(settings, *alone);
+  stays.loop.Run();
+  EXPECT_EQ(stays.recorder.steps.back().length, 3);
+}
+
+TEST(TrainLoopTest, AStopRequestEndsItAfterThePresentStep) {
+  Settings settings;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.recorder.on_step = [&](const StepReport& report) {
+    if (report.step == 3) trainer.loop.RequestStop();
+  };
+  EXPECT_EQ(trainer.loop.Run(), "");
+  EXPECT_EQ(trainer.loop.state().step, 3);
+  EXPECT_TRUE(trainer.recorder.checkpoints.empty());
+}
+
+TEST(TrainLoopTest, AConditionOnAFigureThatTheTaskLacksIsRefused) {
+  Settings settings;
+  settings.train.stop_when = Condition{"bits", Condition::Op::kBelow, 1};
+  auto alone = MakeSingleProcessCollective();
+  try {
+    Trainer trainer(settings, *alone);
+    FAIL();
+  } catch (const std::invalid_argument& error) {
+    EXPECT_THAT(error.what(), HasSubstr("eval.stop_when: this task has no figure 'bits'; it has loss, accuracy, ce10"));
+  }
+}
+
+TEST(ConditionTest, NeverHoldsForNan) {
+  for (const auto op : {Condition::Op::kAtLeast, Condition::Op::kAtMost, Condition::Op::kAbove, Condition::Op::kBelow}) {
+    EXPECT_FALSE((Condition{"loss", op, 1}).Holds(std::nan("")));
+  }
+  EXPECT_TRUE((Condition{"loss", Condition::Op::kAtLeast, 1}).Holds(1));
+  EXPECT_FALSE((Condition{"loss", Condition::Op::kAbove, 1}).Holds(1));
+}
+
+}  // namespace
+}  // namespace sab::model
