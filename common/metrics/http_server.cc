@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -36,24 +37,48 @@ absl::StatusOr<Address> SplitAddress(const std::string& listen) {
   return address;
 }
 
-// CivetWeb does not say why it could not listen: asks the system the same question.
-std::string WhyNotListening(const Address& address) {
+// Opens a socket and hands it to `use` together with the address's numbers. Returns the resolver's complaint, or "".
+std::string WithSocket(const Address& address, const std::function<void(int fd, const addrinfo& to)>& use) {
   std::string host = address.host;
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
   addrinfo hints{};
-  hints.ai_flags = AI_PASSIVE;
+  hints.ai_flags = AI_NUMERICHOST;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), address.port.c_str(), &hints, &found); error != 0) {
-    return gai_strerror(error);
+    return absl::StrCat(gai_strerror(error), " (the host must be an IP address)");
   }
-  std::string why = "the server could not be started";
   if (const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0); fd >= 0) {
-    if (bind(fd, found->ai_addr, found->ai_addrlen) != 0) why = std::strerror(errno);
+    use(fd, *found);
     close(fd);
   }
   freeaddrinfo(found);
-  return why;
+  return "";
+}
+
+// CivetWeb does not say why it could not listen: asks the system the same question.
+std::string WhyNotListening(const Address& address) {
+  std::string why = "the server could not be started";
+  const std::string complaint = WithSocket(address, [&](int fd, const addrinfo& to) {
+    if (bind(fd, to.ai_addr, to.ai_addrlen) != 0) why = std::strerror(errno);
+  });
+  return complaint.empty() ? why : complaint;
+}
+
+// CivetWeb looks at its stop flag when a connection arrives, or every two seconds: knocks until nobody listens any more.
+void KnockUntilClosed(const Address& address) {
+  for (bool open = true; open;) {
+    open = false;
+    WithSocket(address, [&](int fd, const addrinfo& to) {
+      open = connect(fd, to.ai_addr, to.ai_addrlen) == 0;
+      char byte = 0;
+      const std::string_view request = "GET /healthz HTTP/1.0\r\n\r\n";
+      if (open && send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0) {
+        while (recv(fd, &byte, 1, 0) > 0) {
+        }
+      }
+    });
+  }
 }
 
 void Answer(mg_connection* connection, int code, const char* reason, const std::string& type, const std::string& body) {
@@ -97,6 +122,13 @@ class Server : public MetricsServer {
         health_([] { return Handler::Page{200, "text/plain", "ok\n"}; }),
         readiness_([this] { return Readiness(); }) {}
 
+  ~Server() override {
+    if (server_ == nullptr) return;
+    std::thread knocking([this] { KnockUntilClosed(bound_); });
+    server_.reset();
+    knocking.join();
+  }
+
   // Throws CivetException.
   void Listen(const Address& address) {
     CivetCallbacks callbacks;
@@ -109,7 +141,8 @@ class Server : public MetricsServer {
     server_->addHandler("/metrics$", metrics_);
     server_->addHandler("/healthz$", health_);
     server_->addHandler("/readyz$", readiness_);
-    address_ = absl::StrCat(address.host, ":", server_->getListeningPorts().at(0));
+    bound_ = {address.host, absl::StrCat(server_->getListeningPorts().at(0))};
+    address_ = absl::StrCat(bound_.host, ":", bound_.port);
   }
 
   const std::string& address() const override { return address_; }
@@ -132,8 +165,9 @@ class Server : public MetricsServer {
   Handler metrics_;
   Handler health_;
   Handler readiness_;
+  Address bound_;
   std::string address_;
-  std::unique_ptr<CivetServer> server_;  // last: stops before the handlers go
+  std::unique_ptr<CivetServer> server_;
 };
 
 }  // namespace
