@@ -50,7 +50,9 @@ std::string Chart(const Series& series, int width, int height) {
   for (int row = 0; row < height; ++row) {
     const bool labelled = row == 0 || row == height - 1 || row == height / 2;
     const std::string label = labelled ? FormatNumber(high - span * row / (height - 1)) : "";
-    absl::StrAppend(&text, absl::StrFormat("%*s | ", kAxis, label), rows[row], "\n");
+    std::string line = absl::StrFormat("%*s | ", kAxis, label) + rows[row];
+    line.erase(line.find_last_not_of(' ') + 1);
+    absl::StrAppend(&text, line, "\n");
   }
   const std::string left = absl::StrCat("step ", static_cast<int64_t>(series.front().first));
   const std::string right = absl::StrCat(static_cast<int64_t>(series.back().first));

@@ -153,23 +153,24 @@ std::string ProgressView::EvaluationLine() const {
 
 std::string ProgressView::StatusLine(absl::Time now) const {
   const int64_t total = job_.spec().train().steps();
-  std::string line;
-  if (options_.live) {
-    absl::StrAppend(&line, job_.spec().name().empty() ? job_.name() : job_.spec().name(), "  ",
-                    Bar(total > 0 ? static_cast<double>(step_) / static_cast<double>(total) : 0, kBarWidth), " ",
-                    absl::StrFormat("%3d%%", total > 0 ? step_ * 100 / total : 0), "  ");
-  }
-  absl::StrAppend(&line, "step ", step_, "/", total);
-  if (has_train_loss_) absl::StrAppend(&line, "  loss ", FormatNumber(train_loss_));
+  std::string figures = absl::StrCat("step ", step_, "/", total);
+  if (has_train_loss_) absl::StrAppend(&figures, "  loss ", FormatNumber(train_loss_));
   if (!headline_.first.empty() && (headline_.first != "loss" || !has_train_loss_)) {
-    absl::StrAppend(&line, "  ", headline_.first, " ", FormatNumber(headline_.second));
+    absl::StrAppend(&figures, "  ", headline_.first, " ", FormatNumber(headline_.second));
   }
   const double rate = StepsPerSecond(now);
   if (rate > 0 && !IsFinal(job_.state())) {
-    absl::StrAppend(&line, "  ", FormatNumber(rate), " steps/s  ETA ",
+    absl::StrAppend(&figures, "  ", FormatNumber(rate), " steps/s  ETA ",
                     ShortDuration(absl::Seconds(static_cast<double>(std::max<int64_t>(total - step_, 0)) / rate)));
   }
-  if (options_.live && line.size() > static_cast<size_t>(options_.width)) line.resize(options_.width);
+  if (!options_.live) return figures;
+  const double done = total > 0 ? static_cast<double>(step_) / static_cast<double>(total) : 0;
+  const std::string name = job_.spec().name().empty() ? job_.name() : job_.spec().name();
+  const std::string percent = absl::StrFormat("%3d%%  ", static_cast<int>(done * 100));
+  // The bar gets what the rest leaves.
+  const int room = options_.width - static_cast<int>(name.size() + percent.size() + figures.size()) - 5;
+  std::string line = absl::StrCat(name, "  ", Bar(done, std::clamp(room, 4, kBarWidth)), " ", percent, figures);
+  if (line.size() > static_cast<size_t>(options_.width)) line.resize(options_.width);
   return line;
 }
 

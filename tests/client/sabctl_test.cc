@@ -1,0 +1,406 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/context.h"
+#include "common/base/status.h"
+#include "tests/client/fake_service.h"
+#include "tests/util/temp_dir.h"
+
+namespace sab::client {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+constexpr char kGoodFile[] =
+    "name: copy-10\n"
+    "model: {kind: sab, hidden_size: 16}\n"
+    "task:\n"
+    "  kind: copy\n"
+    "  length: 10\n"
+    "train:\n"
+    "  steps: 100\n";
+
+// Whole command lines against a scripted coordinator.
+class SabctlTest : public ::testing::Test {
+ protected:
+  struct Result {
+    int code;
+    std::string out, err;
+  };
+
+  Result Run(std::vector<std::string> arguments, const std::string& input = "",
+             const std::map<std::string, std::string>& environment = {}) {
+    std::istringstream in(input);
+    std::ostringstream out, err;
+    if (environment.empty()) arguments.insert(arguments.begin(), {"--address", fake_.address()});
+    const int code = RunSabctl(arguments, {.in = in, .out = out, .err = err}, environment);
+    return {code, out.str(), err.str()};
+  }
+
+  std::string WriteFile(const std::string& name, const std::string& text) {
+    const std::string path = dir_.path() + "/" + name;
+    std::ofstream(path) << text;
+    return path;
+  }
+
+  static v1::Job SomeJob(v1::JobState state = v1::JOB_STATE_RUNNING) {
+    v1::Job job;
+    job.set_name("jobs/abc");
+    job.set_state(state);
+    job.set_version(1);
+    job.set_step(42);
+    job.mutable_spec()->set_name("copy-10");
+    job.mutable_spec()->mutable_train()->set_steps(100);
+    return job;
+  }
+
+  void AcceptJobs() {
+    fake_.create_job = [this](const v1::CreateJobRequest& request, v1::CreateJobResponse* response) {
+      created_.push_back(request);
+      *response->mutable_job() = SomeJob(v1::JOB_STATE_QUEUED);
+      *response->mutable_job()->mutable_spec() = request.spec();
+      if (request.validate_only()) response->mutable_job()->clear_name();
+      response->mutable_cost()->set_parameters(1234);
+      return absl::OkStatus();
+    };
+  }
+  void WatchEndsWith(v1::JobState state) {
+    fake_.watch_job = [=](const v1::WatchJobRequest&, const auto& write) {
+      v1::WatchJobResponse response;
+      *response.mutable_job() = SomeJob(state);
+      write(response);
+      return absl::OkStatus();
+    };
+    fake_.watch_metrics = [](const v1::WatchMetricsRequest&, const auto& write) {
+      v1::WatchMetricsResponse response;
+      v1::MetricPoint* point = response.add_points();
+      point->set_step(40);
+      point->set_split("eval");
+      point->set_name("accuracy");
+      point->set_value(0.5);
+      point->set_sequence(1);
+      write(response);
+      return absl::OkStatus();
+    };
+  }
+
+  testing_util::TempDir dir_;
+  FakeService fake_;
+  std::vector<v1::CreateJobRequest> created_;
+};
+
+TEST_F(SabctlTest, SubmitPrintsTheNameAloneForScripts) {
+  AcceptJobs();
+  const Result result = Run({"submit", WriteFile("job.yaml", kGoodFile), "-o", "name"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out, "jobs/abc\n");
+  ASSERT_EQ(created_.size(), 1);
+  EXPECT_EQ(created_[0].spec().task().length(), 10);
+  EXPECT_FALSE(created_[0].validate_only());
+}
+
+TEST_F(SabctlTest, SubmitReadsStandardInputAndOverrides) {
+  AcceptJobs();
+  const Result result = Run({"submit", "-", "--set", "train.steps=500", "--set", "eval.lengths=[20,40]", "--quiet"}, kGoodFile);
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out, "jobs/abc\n");
+  ASSERT_EQ(created_.size(), 1);
+  EXPECT_EQ(created_[0].spec().train().steps(), 500);
+  EXPECT_THAT(created_[0].spec().eval().lengths(), ElementsAre(20, 40));
+}
+
+TEST_F(SabctlTest, SubmitDryRunCreatesNothingAndShowsTheCost) {
+  AcceptJobs();
+  const Result result = Run({"submit", "-", "--dry-run"}, kGoodFile);
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(created_.at(0).validate_only());
+  EXPECT_THAT(result.out, AllOf(HasSubstr("hidden_size: 16"), HasSubstr("# parameters  1234")));
+}
+
+TEST_F(SabctlTest, ARefusedFileIsExitCode2WithEveryProblemAndItsLine) {
+  const std::string path = WriteFile("bad.yaml", "name: x\nmodel: {kind: sab, k_top: 0}\ntask:\n  kind: copy\n  length: 0\ntrain:\n  steps: -5\n");
+  const Result result = Run({"submit", path});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr(path + ":2: model.k_top: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":5: task.length: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":7: train.steps: "));
+  EXPECT_THAT(result.err, HasSubstr("nothing was submitted"));
+  EXPECT_THAT(result.out, IsEmpty());
+}
+
+TEST_F(SabctlTest, UnknownKeysAreRefusedWithTheirLines) {
+  const std::string path = WriteFile("bad.yaml", "name: x\ntask: {kind: copy, length: 10, lenght: 5}\ntrain: {steps: 5}\nextra: 1\n");
+  const Result result = Run({"submit", path});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr(path + ":2: task.lenght: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":4: extra: "));
+}
+
+TEST_F(SabctlTest, WhatTheCoordinatorRefusesIsShownWithTheFilesLines) {
+  fake_.create_job = [](const auto&, auto*) { return InvalidFields({{"task.length", "is too long for this cluster"}}); };
+  const std::string path = WriteFile("job.yaml", kGoodFile);
+  const Result result = Run({"submit", path});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr(path + ":5: task.length: is too long for this cluster"));
+}
+
+TEST_F(SabctlTest, AFileThatCannotBeReadIsExitCode2) {
+  const Result result = Run({"submit", dir_.path() + "/none.yaml"});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("none.yaml"));
+}
+
+TEST_F(SabctlTest, ABadOverrideIsExitCode2AndNamesIt) {
+  const Result result = Run({"submit", "-", "--set", "train.stepz=5"}, kGoodFile);
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("train.stepz"));
+}
+
+TEST_F(SabctlTest, SubmitAndWatchEndsWithTheJobsExitCode) {
+  AcceptJobs();
+  WatchEndsWith(v1::JOB_STATE_FAILED);
+  EXPECT_EQ(Run({"submit", "-", "--watch"}, kGoodFile).code, 1);
+}
+
+TEST_F(SabctlTest, WatchEndsWithTheCodeOfTheFinalState) {
+  for (const auto& [state, code] : std::map<v1::JobState, int>{
+           {v1::JOB_STATE_SUCCEEDED, 0}, {v1::JOB_STATE_FAILED, 1}, {v1::JOB_STATE_CANCELLED, 3}}) {
+    WatchEndsWith(state);
+    EXPECT_EQ(Run({"watch", "jobs/abc"}).code, code);
+    EXPECT_EQ(Run({"wait", "abc"}).code, code);
+  }
+}
+
+TEST_F(SabctlTest, WatchPrintsEvaluationsAndTheEndInPlainLines) {
+  WatchEndsWith(v1::JOB_STATE_SUCCEEDED);
+  const Result result = Run({"watch", "abc"});
+  EXPECT_THAT(result.out, HasSubstr("step 40 evaluation  accuracy 0.5\n"));
+  EXPECT_THAT(result.out, HasSubstr("jobs/abc SUCCEEDED: 42 of 100 steps\n"));
+  EXPECT_THAT(result.out, Not(HasSubstr("\r")));
+}
+
+TEST_F(SabctlTest, QuietWatchPrintsNothing) {
+  WatchEndsWith(v1::JOB_STATE_SUCCEEDED);
+  const Result result = Run({"watch", "abc", "--quiet"});
+  EXPECT_EQ(result.out + result.err, "");
+}
+
+TEST_F(SabctlTest, WaitThatTimesOutIsExitCode4AndSaysHowFarItGot) {
+  fake_.watch_job = [](const v1::WatchJobRequest&, const auto& write) {
+    v1::WatchJobResponse response;
+    *response.mutable_job() = SomeJob();
+    write(response);
+    return absl::UnavailableError("again");
+  };
+  const Result result = Run({"wait", "abc", "--timeout", "200ms"});
+  EXPECT_EQ(result.code, 4);
+  EXPECT_THAT(result.err, HasSubstr("RUNNING after 200ms (step 42 of 100)"));
+}
+
+TEST_F(SabctlTest, NoCoordinatorIsExitCode5ForEveryCommand) {
+  const std::string address = fake_.address();
+  fake_.Stop();
+  const std::string file = WriteFile("job.yaml", kGoodFile);
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"submit", file}, {"list"}, {"get", "abc"}, {"watch", "abc"}, {"wait", "abc"}, {"cancel", "abc"}, {"delete", "abc"},
+           {"logs", "abc"}, {"metrics", "abc"}, {"checkpoint", "list", "abc"}, {"worker", "list"}, {"explain", "abc"},
+           {"checkpoint", "download", "abc", "--to", dir_.path() + "/out"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.insert(arguments.end(), {"--connect-timeout", "50ms"});
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, 5) << command[0] << result.err;
+    EXPECT_THAT(result.err, StartsWith("sabctl: no coordinator answers at " + address)) << command[0];
+  }
+}
+
+TEST_F(SabctlTest, TheAddressComesFromTheEnvironmentToo) {
+  fake_.list_jobs = [](const auto&, auto* response) {
+    *response->add_jobs() = SomeJob();
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"list", "-o", "name"}, "", {{"SAB_ADDRESS", fake_.address()}}).out, "jobs/abc\n");
+}
+
+TEST_F(SabctlTest, WrongUsageIsExitCode2) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {}, {"fly"}, {"get"}, {"get", "abc", "-o", "xml"}, {"wait", "abc", "--timeout", "soon"}, {"list", "--page-size", "0"},
+           {"get", "Not An Id"}, {"checkpoint"}, {"checkpoint", "download", "abc"}, {"list", "--label", "x"}, {"up", "--workers", "0"}}) {
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, 2) << absl::StrCat(arguments.size()) << result.err;
+    EXPECT_THAT(result.err, StartsWith("sabctl: "));
+  }
+}
+
+TEST_F(SabctlTest, HelpOfEveryCommandHasExamples) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {}, {"submit"}, {"list"}, {"get"}, {"watch"}, {"wait"}, {"cancel"}, {"delete"}, {"logs"}, {"metrics"}, {"checkpoint"},
+           {"checkpoint", "list"}, {"checkpoint", "download"}, {"checkpoint", "verify"}, {"worker"}, {"worker", "list"}, {"explain"},
+           {"up"}, {"completion"}, {"version"}}) {
+    std::vector<std::string> arguments = command;
+    arguments.push_back("--help");
+    const Result result = Run(arguments);
+    EXPECT_EQ(result.code, 0);
+    EXPECT_THAT(result.out, HasSubstr("Examples:\n  ")) << (command.empty() ? "" : command.back());
+  }
+}
+
+TEST_F(SabctlTest, ListAsksForStateAndLabelsAndWalksThroughAllPages) {
+  std::vector<std::string> filters, tokens;
+  fake_.list_jobs = [&](const v1::ListJobsRequest& request, v1::ListJobsResponse* response) {
+    filters.push_back(request.filter());
+    tokens.push_back(request.page_token());
+    *response->add_jobs() = SomeJob();
+    if (tokens.size() == 1) response->set_next_page_token("two");
+    return absl::OkStatus();
+  };
+  const Result result = Run({"list", "--state", "running", "--label", "team=x", "--all", "-o", "name"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out, "jobs/abc\njobs/abc\n");
+  EXPECT_THAT(tokens, ElementsAre("", "two"));
+  EXPECT_EQ(filters[0], "state = RUNNING AND labels.team = x");
+}
+
+TEST_F(SabctlTest, ListSaysThatThereAreMorePages) {
+  fake_.list_jobs = [](const auto&, auto* response) {
+    *response->add_jobs() = SomeJob();
+    response->set_next_page_token("two");
+    return absl::OkStatus();
+  };
+  const Result result = Run({"list"});
+  EXPECT_THAT(result.out, AllOf(HasSubstr("JOB"), HasSubstr("jobs/abc"), HasSubstr("42/100")));
+  EXPECT_THAT(result.err, HasSubstr("--all"));
+}
+
+TEST_F(SabctlTest, GetInYamlCanBeSubmittedAgain) {
+  AcceptJobs();
+  ASSERT_EQ(Run({"submit", "-"}, kGoodFile).code, 0);
+  fake_.get_job = [&](const auto&, auto* response) {
+    *response->mutable_job() = SomeJob(v1::JOB_STATE_SUCCEEDED);
+    *response->mutable_job()->mutable_spec() = created_.at(0).spec();
+    return absl::OkStatus();
+  };
+  const Result result = Run({"get", "abc", "-o", "yaml"});
+  ASSERT_EQ(Run({"submit", "-"}, result.out).code, 0) << result.out;
+  EXPECT_EQ(created_.at(1).spec().SerializeAsString(), created_.at(0).spec().SerializeAsString());
+}
+
+TEST_F(SabctlTest, AnUnknownJobIsExitCode1WithTheServicesWords) {
+  fake_.get_job = [](const auto&, auto*) { return absl::NotFoundError("jobs/abc does not exist; `sabctl list` shows what does"); };
+  const Result result = Run({"get", "abc"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_EQ(result.err, "sabctl: jobs/abc does not exist; `sabctl list` shows what does\n");
+}
+
+TEST_F(SabctlTest, MetricsInJsonlAreOneObjectALine) {
+  fake_.list_metrics = [](const v1::ListMetricsRequest& request, v1::ListMetricsResponse* response) {
+    EXPECT_EQ(request.split(), "eval");
+    v1::MetricPoint* point = response->add_points();
+    point->set_step(200);
+    point->set_split("eval");
+    point->set_name("accuracy");
+    point->set_length(10);
+    point->set_value(request.page_token().empty() ? 0.5 : std::nan(""));
+    if (request.page_token().empty()) response->set_next_page_token("two");
+    return absl::OkStatus();
+  };
+  const Result result = Run({"metrics", "abc", "-o", "jsonl", "--split", "eval"});
+  EXPECT_EQ(result.out,
+            "{\"step\": 200, \"split\": \"eval\", \"name\": \"accuracy\", \"length\": 10, \"value\": 0.5}\n"
+            "{\"step\": 200, \"split\": \"eval\", \"name\": \"accuracy\", \"length\": 10, \"value\": \"NaN\"}\n");
+}
+
+TEST_F(SabctlTest, FollowedMetricsAreFilteredToo) {
+  WatchEndsWith(v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(Run({"metrics", "abc", "-o", "csv", "--follow", "--name", "accuracy"}).out, HasSubstr("40,eval,accuracy,0,0.5\n"));
+  EXPECT_THAT(Run({"metrics", "abc", "-o", "csv", "--follow", "--name", "loss"}).out, Not(HasSubstr("accuracy")));
+}
+
+TEST_F(SabctlTest, PlotOfAFigureThatIsNotThereIsAnError) {
+  fake_.list_metrics = [](const auto&, auto*) { return absl::OkStatus(); };
+  const Result result = Run({"metrics", "abc", "--plot", "los"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.err, HasSubstr("los"));
+}
+
+TEST_F(SabctlTest, LogsShowTheRankUnlessOneIsChosen) {
+  fake_.tail_logs = [](const v1::TailLogsRequest& request, const auto& write) {
+    v1::TailLogsResponse response;
+    v1::LogLine* line = response.add_lines();
+    line->set_attempt(1);
+    line->set_rank(1);
+    line->set_text(absl::StrCat("hello ", request.tail_lines()));
+    write(response);
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"logs", "abc", "--tail", "5"}).out, "[1] hello 5\n");
+  EXPECT_EQ(Run({"logs", "abc", "--rank", "1"}).out, "hello 0\n");
+}
+
+TEST_F(SabctlTest, ACheckpointOfAStepThatIsNotThereNamesThoseThatAre) {
+  fake_.list_checkpoints = [](const auto&, auto* response) {
+    response->add_checkpoints()->set_step(500);
+    response->add_checkpoints()->set_step(400);
+    return absl::OkStatus();
+  };
+  const Result result = Run({"checkpoint", "download", "abc", "--step", "450", "--to", dir_.path() + "/out"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.err, HasSubstr("steps 500, 400"));
+}
+
+TEST_F(SabctlTest, VerifyOfSomethingThatIsNoCheckpointFails) {
+  EXPECT_EQ(Run({"checkpoint", "verify", dir_.path()}).code, 1);
+  EXPECT_EQ(Run({"checkpoint", "verify", dir_.path() + "/none"}).code, 1);
+}
+
+TEST_F(SabctlTest, CancelGoesOnAfterAJobThatCannotBeCancelled) {
+  std::vector<std::string> asked;
+  fake_.cancel_job = [&](const v1::CancelJobRequest& request, v1::CancelJobResponse* response) {
+    asked.push_back(request.name());
+    if (asked.size() == 1) return absl::FailedPreconditionError("jobs/a has SUCCEEDED");
+    response->mutable_job()->set_name(request.name());
+    response->mutable_job()->set_state(v1::JOB_STATE_CANCELLED);
+    return absl::OkStatus();
+  };
+  const Result result = Run({"cancel", "a", "jobs/b"});
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(asked, ElementsAre("jobs/a", "jobs/b"));
+  EXPECT_EQ(result.out, "jobs/b CANCELLED\n");
+}
+
+TEST_F(SabctlTest, JsonOfWorkersIsAListUnderTheirName) {
+  fake_.list_workers = [](const auto&, auto* response) {
+    v1::Worker* worker = response->add_workers();
+    worker->set_name("workers/w1");
+    worker->set_state(v1::WORKER_STATE_READY);
+    worker->add_slots()->set_device("cpu");
+    return absl::OkStatus();
+  };
+  EXPECT_THAT(Run({"worker", "list", "-o", "json"}).out, StartsWith("{\n  \"workers\": [\n    {\n      \"name\": \"workers/w1\","));
+  EXPECT_THAT(Run({"worker", "list"}).out, AllOf(HasSubstr("READY"), HasSubstr("cpu")));
+}
+
+TEST_F(SabctlTest, VersionIsTheProjects) {
+  EXPECT_EQ(Run({"version"}).out, "sabctl " SAB_VERSION "\n");
+  EXPECT_EQ(Run({"--version"}).out, "sabctl " SAB_VERSION "\n");
+}
+
+TEST_F(SabctlTest, CompletionScriptsKnowEveryCommand) {
+  for (const char* shell : {"bash", "zsh", "fish"}) {
+    const std::string script = Run({"completion", shell}).out;
+    for (const char* word : {"submit", "checkpoint", "download", "force", "worker", "explain"}) {
+      EXPECT_THAT(script, HasSubstr(word)) << shell;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sab::client
