@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
@@ -20,6 +21,16 @@ namespace {
 constexpr char kLoopback[] = "127.0.0.1";
 
 std::string SystemError(const std::string& what) { return what + ": " + std::strerror(errno); }
+
+// c10d records every call of every group in one unlocked table of the process (FlightRecorder). Nobody reads it here, it costs time
+// in each call, and several groups in one process race in it.
+void DisableFlightRecorder() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
+    setenv("TORCH_NCCL_TRACE_BUFFER_SIZE", "0", 0);
+  });
+}
 
 // LibTorch's messages carry a stack trace behind the first line.
 std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
@@ -212,6 +223,7 @@ class C10dCollective : public Collective {
 }  // namespace
 
 std::shared_ptr<Rendezvous> Rendezvous::Open(const std::string& host) {
+  DisableFlightRecorder();
   c10d::TCPStoreOptions options;
   options.port = 0;
   options.isServer = true;
@@ -228,6 +240,7 @@ std::shared_ptr<Rendezvous> Rendezvous::Open(const std::string& host) {
 }
 
 std::shared_ptr<Rendezvous> Rendezvous::Connect(const std::string& address, std::chrono::milliseconds timeout) {
+  DisableFlightRecorder();
   const Address target = SplitAddress(address);
   c10d::TCPStoreOptions options;
   options.port = target.port;

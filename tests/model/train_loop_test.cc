@@ -1,6 +1,7 @@
 #include "model/train/train_loop.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -79,6 +80,7 @@ class Trainer {
         parameters(settings.model, task->shape(), at::kCPU),
         engine(settings.model, task->shape(), parameters),
         loop(settings.train, {*task, engine, parameters, collective, recorder}) {
+    at::set_num_threads(1);  // of this thread: the ranks share the machine
     recorder.parameters = &parameters;
     recorder.loop = &loop;
   }
