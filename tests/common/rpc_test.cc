@@ -2,6 +2,7 @@
 #include "common/base/status.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
+#include "common/rpc/trainer_id.h"
 #include "gtest/gtest.h"
 
 namespace sab::rpc {
@@ -66,6 +67,22 @@ TEST(BackoffTest, GrowsUpToItsBoundAndStartsAgainAfterReset) {
   EXPECT_GE(last, absl::Milliseconds(800));
   backoff.Reset();
   EXPECT_LE(backoff.Next(), absl::Milliseconds(120));
+}
+
+TEST(TrainerIdTest, TextReadsBackToTheSame) {
+  v1::TrainerId id;
+  id.set_job("jobs/a-1");
+  id.set_attempt(3);
+  id.set_rank(2);
+  EXPECT_EQ(FormatTrainerId(id), "jobs/a-1/attempts/3/ranks/2");
+  EXPECT_EQ(ParseTrainerId(FormatTrainerId(id))->SerializeAsString(), id.SerializeAsString());
+}
+
+TEST(TrainerIdTest, OtherTextsAreRefused) {
+  for (const char* text : {"", "jobs/a", "jobs/a/attempts/x/ranks/0", "jobs/a/attempts/0/ranks/0", "jobs//attempts/1/ranks/0",
+                           "jobs/a/attempts/1/ranks/-1", "jobs/a/attempts/1/ranks/0/x"}) {
+    EXPECT_EQ(ParseTrainerId(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
+  }
 }
 
 }  // namespace
