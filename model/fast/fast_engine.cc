@@ -1,0 +1,283 @@
+#include "model/fast/fast_engine.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "model/fast/buffer.h"
+#include "model/fast/input_layer.h"
+#include "model/fast/plan.h"
+#include "model/fast/team.h"
+
+namespace sab::model {
+namespace {
+
+using fast::BlockInput;
+using fast::BlockSums;
+using fast::Gradients;
+using fast::Plan;
+
+PassSums ToPassSums(const BlockSums& s) {
+  return {s.loss_sum,      s.loss_count,    s.scored_loss_sum,           s.scored_count,
+          s.correct_count, s.guarded_count, std::sqrt(s.max_hidden_square)};
+}
+
+// Adds blocks' results in the order of the blocks, whichever thread brings them.
+template <class T>
+class InOrder {
+ public:
+  InOrder(T* total, int64_t count, PassSums* sums) : total_(total), count_(count), sums_(sums) {}
+
+  void Add(int64_t block, const T* part, const BlockSums& sums) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    turn_.wait(lock, [&] { return next_ == block; });
+    for (int64_t i = 0; i < count_; ++i) total_[i] += part[i];
+    *sums_ += ToPassSums(sums);
+    ++next_;
+    turn_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable turn_;
+  int64_t next_ = 0;
+  T* const total_;
+  const int64_t count_;
+  PassSums* const sums_;
+};
+
+template <class T>
+class FastEngine : public Engine {
+ public:
+  FastEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters)
+      : config_(config), shape_(shape), parameters_(parameters), kernels_(fast::BestKernels<T>()) {}
+
+  PassSums ForwardBackward(const Batch& batch, double loss_scale) override {
+    const Plan plan = fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), true);
+    PassSums sums = RunBlocks(plan, batch, loss_scale, nullptr);
+    AddGradients(plan);
+    return sums;
+  }
+
+  PassSums Evaluate(const Batch& batch) override {
+    return RunBlocks(fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), false), batch, 0, nullptr);
+  }
+
+  at::Tensor Outputs(const Batch& batch) override {
+    at::Tensor y = at::empty({batch.rows(), batch.steps(), shape_.outputs}, parameters_.values().options());
+    RunBlocks(fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), false), batch, 0, y.mutable_data_ptr<T>());
+    return y;
+  }
+
+ private:
+  // The batch's tensors as the kernels read them: contiguous, of the network's type.
+  struct Inputs {
+    Inputs(const Batch& batch, const TaskShape& shape, at::ScalarType type, bool with_targets);
+    BlockInput<T> Block(int64_t first, int64_t rows, int64_t steps, const TaskShape& shape) const;
+
+    at::Tensor x, symbols, targets, values, lengths;
+  };
+
+  const T* Find(const char* name) const {
+    for (const Parameter& p : parameters_.all()) {
+      if (p.name == name) return p.value.const_data_ptr<T>();
+    }
+    return nullptr;
+  }
+
+  T* FindGradient(const char* name) const { return parameters_.Get(name).gradient.mutable_data_ptr<T>(); }
+
+  fast::PackedNet<T> PackNet(const Plan& plan);
+  PassSums RunBlocks(const Plan& plan, const Batch& batch, double loss_scale, T* outputs);
+  void AddGradients(const Plan& plan);
+  Gradients<T> Total(const Plan& plan) { return fast::LayOutGradients<T>(plan, reinterpret_cast<T*>(total_.Need(0))); }
+
+  const ModelConfig config_;
+  const TaskShape shape_;
+  ParameterSet& parameters_;
+  const fast::Kernels<T>& kernels_;
+  std::unique_ptr<fast::Team> team_;
+  std::vector<fast::Buffer> work_;       // a thread each: workspace, then gradients of its block
+  fast::Buffer net_, total_;             // packed weights; sum of the blocks' gradients
+  std::vector<T> input_gates_, wide_;
+};
+
+template <class T>
+FastEngine<T>::Inputs::Inputs(const Batch& batch, const TaskShape& shape, at::ScalarType type, bool with_targets) {
+  const auto check = [](const at::Tensor& t, int64_t low, int64_t high, const char* what) {
+    const int64_t* v = t.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i < t.numel(); ++i) {
+      if (v[i] < low || v[i] >= high) {
+        throw std::invalid_argument(std::string(what) + ": must be within " + std::to_string(low) + " and " +
+                                    std::to_string(high - 1) + ", got " + std::to_string(v[i]));
+      }
+    }
+  };
+  if (shape.vocabulary > 0) {
+    symbols = batch.inputs.to(at::kLong).contiguous();
+    check(symbols, 0, shape.vocabulary, "inputs");
+  } else {
+    x = batch.inputs.to(type).contiguous();
+  }
+  if (batch.lengths.defined()) {
+    lengths = batch.lengths.to(at::kLong).contiguous();
+    check(lengths, 0, batch.steps() + 1, "lengths");
+  }
+  if (!with_targets) return;
+  if (shape.loss == LossKind::kMseLastStep) {
+    values = batch.targets.to(type).contiguous();
+    return;
+  }
+  targets = batch.targets.to(at::kLong).contiguous();
+}
+
+template <class T>
+BlockInput<T> FastEngine<T>::Inputs::Block(int64_t first, int64_t rows, int64_t steps, const TaskShape& shape) const {
+  BlockInput<T> in;
+  in.rows = rows;
+  if (x.defined()) in.x = x.const_data_ptr<T>() + first * steps * shape.inputs;
+  if (symbols.defined()) in.symbols = symbols.const_data_ptr<int64_t>() + first * steps;
+  const int64_t target_stride = shape.loss == LossKind::kCrossEntropyEveryStep ? steps : 1;
+  if (targets.defined()) in.targets = targets.const_data_ptr<int64_t>() + first * target_stride;
+  if (values.defined()) in.target_values = values.const_data_ptr<T>() + first * shape.outputs;
+  if (lengths.defined()) in.lengths = lengths.const_data_ptr<int64_t>() + first;
+  return in;
+}
+
+template <class T>
+fast::PackedNet<T> FastEngine<T>::PackNet(const Plan& plan) {
+  const fast::InputLayer<T> layer(plan, config_.embedding_size, Find("cell.weight_ih"), Find("embedding.weight"));
+  input_gates_.resize(static_cast<size_t>(layer.table_size()));
+  layer.MakeTable(input_gates_.data());
+  wide_.resize(static_cast<size_t>(std::max(4 * plan.hidden, plan.outputs) * plan.hidden));
+  fast::NetView<T> view;
+  view.w_hh = Find("cell.weight_hh");
+  view.input_gates = input_gates_.data();
+  view.b_ih = Find("cell.bias_ih");
+  view.b_hh = Find("cell.bias_hh");
+  view.w_m = Find("attention.memory.weight");
+  view.w_q = Find("attention.query.weight");
+  view.score = Find(plan.is_separable() ? "attention.memory_score.weight" : "attention.score.weight");
+  view.query_score = Find("attention.query_score.weight");
+  view.v = Find("output.weight");
+  view.out_bias = Find("output.bias");
+  fast::PackedNet<T> net = fast::LayOutNet<T>(plan, net_.Need(fast::LayOutNet<T>(plan, nullptr).bytes));
+  kernels_.pack(plan, view, &net, wide_.data());
+  return net;
+}
+
+template <class T>
+PassSums FastEngine<T>::RunBlocks(const Plan& plan, const Batch& batch, double loss_scale, T* outputs) {
+  const int64_t rows = batch.rows(), blocks = (rows + plan.rows - 1) / plan.rows;
+  const Inputs inputs(batch, shape_, parameters_.values().scalar_type(), outputs == nullptr);
+  const fast::PackedNet<T> net = PackNet(plan);
+  const int threads = at::get_num_threads();
+  if (team_ == nullptr || team_->size() != threads) team_ = std::make_unique<fast::Team>(threads);
+
+  const auto at_once = static_cast<size_t>(std::min<int64_t>(threads, blocks));
+  if (work_.size() < at_once) work_.resize(at_once);
+  const size_t work_bytes = fast::LayOutWorkspace<T>(plan, nullptr).bytes;
+  const int64_t count = plan.backward ? fast::LayOutGradients<T>(plan, nullptr).count : 0;
+  const size_t gradient_bytes = static_cast<size_t>(count) * sizeof(T);
+  for (size_t i = 0; i < at_once; ++i) work_[i].Need(work_bytes + gradient_bytes);
+  T* const total = reinterpret_cast<T*>(total_.Need(gradient_bytes));
+  std::fill_n(total, count, T{0});
+
+  PassSums sums;
+  InOrder<T> in_order(total, count, &sums);
+  std::atomic<int64_t> next{0};
+  team_->Run([&](int member) {
+    if (static_cast<size_t>(member) >= at_once) return;
+    char* const base = work_[static_cast<size_t>(member)].Need(0);
+    const fast::Workspace<T> work = fast::LayOutWorkspace<T>(plan, base);
+    T* const part = reinterpret_cast<T*>(base + work_bytes);
+    for (int64_t block = next++; block < blocks; block = next++) {
+      const int64_t first = block * plan.rows;
+      BlockInput<T> in = inputs.Block(first, std::min(plan.rows, rows - first), plan.steps, shape_);
+      in.metric_from = batch.metric_from;
+      in.loss_scale = loss_scale;
+      if (outputs != nullptr) in.outputs = outputs + first * plan.steps * shape_.outputs;
+      BlockSums block_sums;
+      std::fill_n(part, count, T{0});
+      if (plan.backward) {
+        kernels_.train(plan, net, in, work, fast::LayOutGradients<T>(plan, part), &block_sums);
+      } else {
+        kernels_.evaluate(plan, net, in, work, &block_sums);
+      }
+      in_order.Add(block, part, block_sums);
+    }
+  });
+  return sums;
+}
+
+// From the padded, transposed sums of the blocks to the parameters' gradients.
+template <class T>
+void FastEngine<T>::AddGradients(const Plan& plan) {
+  const Gradients<T> g = Total(plan);
+  const int64_t h = config_.hidden_size, wide = 4 * plan.hidden;
+  T* const w_hh = FindGradient("cell.weight_hh");
+  T* const b_ih = FindGradient("cell.bias_ih");
+  T* const b_hh = FindGradient("cell.bias_hh");
+  const fast::InputLayer<T> layer(plan, config_.embedding_size, Find("cell.weight_ih"), Find("embedding.weight"));
+  layer.AddGradients(g.input_gates, FindGradient("cell.weight_ih"),
+                     config_.embedding_size > 0 ? FindGradient("embedding.weight") : nullptr);
+  for (int64_t part = 0; part < 4; ++part)
+    for (int64_t j = 0; j < h; ++j) {
+      const int64_t from = part * plan.hidden + j, to = part * h + j;
+      b_ih[to] += g.bias[from];
+      b_hh[to] += g.bias[from];
+      for (int64_t k = 0; k < h; ++k) w_hh[to * h + k] += g.w_hh[k * wide + from];
+    }
+  const auto add = [&](const char* name, int64_t rows, const T* from, int64_t stride, int64_t offset) {
+    T* to = FindGradient(name) + offset;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t k = 0; k < h; ++k) to[r * stride + k] += from[r * plan.hidden + k];
+  };
+  if (plan.has_keys()) {
+    add("attention.memory.weight", h, g.w_m, h, 0);
+    add("attention.query.weight", h, g.w_q, h, 0);
+  }
+  if (plan.attends()) add(plan.is_separable() ? "attention.memory_score.weight" : "attention.score.weight", 1, g.score, h, 0);
+  if (plan.is_separable()) add("attention.query_score.weight", 1, g.query_score, h, 0);
+  const int64_t features = plan.attends() ? 2 * h : h;
+  add("output.weight", shape_.outputs, g.v_h, features, 0);
+  if (plan.attends()) add("output.weight", shape_.outputs, g.v_s, features, h);
+  T* const out_bias = FindGradient("output.bias");
+  for (int64_t o = 0; o < shape_.outputs; ++o) out_bias[o] += g.out_bias[o];
+}
+
+}  // namespace
+
+bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::Device device, std::string* why_not) {
+  const auto no = [why_not](const char* why) {
+    if (why_not != nullptr) *why_not = why;
+    return false;
+  };
+  if (!device.is_cpu()) return no("device: the fused engine runs on a CPU");
+  if (config.precision == Precision::kBf16) return no("precision: the fused engine computes in fp32 or fp64");
+  if (config.kind == Kind::kAttention) return no("kind: attention has no fused engine yet");
+  if (config.kind != Kind::kSab) return true;
+  if (config.recall == Recall::kAll || config.recall == Recall::kRandom) return no("recall: all and random are the reference's");
+  if (config.memory_capacity == 0) return true;
+  if (config.score == Score::kSeparable) return no("memory.capacity: with score separable it is the reference's");
+  if (config.recall == Recall::kLast && config.memory_policy == MemoryPolicy::kSalient) {
+    return no("memory.policy: salient with recall last is the reference's");
+  }
+  return true;
+}
+
+std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters) {
+  std::string why_not;
+  if (!FastEngineSupports(config, shape, parameters.values().device(), &why_not)) throw std::invalid_argument(why_not);
+  if (config.precision == Precision::kFp64) return std::make_unique<FastEngine<double>>(config, shape, parameters);
+  return std::make_unique<FastEngine<float>>(config, shape, parameters);
+}
+
+}  // namespace sab::model

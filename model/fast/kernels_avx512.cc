@@ -1,0 +1,2 @@
+#define SAB_ISA avx512
+#include "model/fast/kernels.h"

@@ -1,0 +1,2 @@
+#define SAB_ISA generic
+#include "model/fast/kernels.h"

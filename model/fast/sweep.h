@@ -1,0 +1,263 @@
+#pragma once
+
+#include "model/fast/outputs.h"
+#include "model/fast/recall.h"
+
+// One block of rows through the whole sequence: kinds sab and lstm.
+//
+// Forward, a step keeps its gates, c, h, W_q h^ and what it recalled. Backward goes chunk by chunk from the end: outputs and
+// loss of the chunk, then its steps in descending order, then the weight gradients as sums of outer products over the chunk.
+// With recompute only the state before each chunk and the recalls are kept, and a chunk's steps are run again first.
+namespace sab::model::fast::SAB_ISA {
+
+template <class T>
+class Sweep {
+ public:
+  explicit Sweep(const Block<T>& block)
+      : b_(block), w_(block.work), memories_(block), outputs_(block), rows_(block.rows()), hidden_(block.hidden()) {}
+
+  void Train();
+  void Evaluate();
+
+ private:
+  T* Gates(int64_t t) const { return w_.gates + b_.Slot(t) * 4 * b_.state(); }
+  T* CellBefore(int64_t t) const { return w_.c + b_.Slot(t) * b_.state(); }
+  T* HiddenBefore(int64_t t) const { return w_.h + b_.Slot(t) * b_.state(); }
+  T* Query(int64_t t) const { return w_.q + b_.Slot(t) * b_.state(); }
+  T* Chunked(T* buffer, int64_t t) const { return buffer + b_.InChunk(t) * b_.state(); }
+  T* Context(int64_t t) const { return b_.plan.recalls() ? Chunked(w_.context, t) : nullptr; }
+  int64_t ChunkEnd(int64_t first) const { return Smaller(first + b_.plan.chunk - 1, b_.plan.steps); }
+  bool Recalls() const { return b_.plan.recalls(); }
+  bool HasQuery() const { return Recalls() && b_.plan.has_keys(); }
+
+  void Begin();
+  void BeginChunk(int64_t first);
+  void Forward(int64_t t, bool again);
+  void ProjectInputs(int64_t t, T* gates) const;
+  void TrackNorm(int64_t t, const T* h) const;
+  void BackwardChunk(int64_t first);
+  void Restore(int64_t first);
+  void Backward(int64_t t, bool has_output);
+  void BackwardRecall(int64_t t, bool has_output);
+  void WeightGradients(int64_t first, int64_t last);
+  void InputGradients(int64_t first, int64_t last);
+
+  const Block<T>& b_;
+  const Workspace<T>& w_;
+  Memories<T> memories_;
+  Outputs<T> outputs_;
+  const int64_t rows_;
+  const int64_t hidden_;
+};
+
+template <class T>
+void Sweep<T>::Begin() {
+  Zero(w_.c, b_.state());
+  Zero(w_.h, b_.state());
+  if (Recalls()) memories_.Reset();
+}
+
+// Where slots are reused, the last state of the chunk before becomes the first of this one.
+template <class T>
+void Sweep<T>::BeginChunk(int64_t first) {
+  const int64_t state = b_.state();
+  if (!b_.keeps_all_steps() && first > 1) {
+    Copy(w_.c + b_.plan.chunk * state, w_.c, state);
+    Copy(w_.h + b_.plan.chunk * state, w_.h, state);
+  }
+  if (w_.starts == nullptr) return;
+  T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
+  Copy(w_.h, start, state);
+  Copy(w_.c, start + state, state);
+}
+
+template <class T>
+void Sweep<T>::ProjectInputs(int64_t t, T* gates) const {
+  const int64_t wide = 4 * hidden_, inputs = b_.plan.inputs;
+  for (int64_t r = 0; r < rows_; ++r) {
+    T* out = gates + r * wide;
+    if (b_.in.symbols != nullptr) {
+      Copy(b_.net.input_gates + b_.in.symbols[r * b_.plan.steps + t - 1] * wide, out, wide);
+      continue;
+    }
+    const T* x = b_.in.x + (r * b_.plan.steps + t - 1) * inputs;
+    Copy(b_.net.bias, out, wide);
+    for (int64_t i = 0; i < inputs; ++i) {
+      if (x[i] != 0) AddScaled(x[i], b_.net.input_gates + i * wide, out, wide);
+    }
+  }
+}
+
+template <class T>
+void Sweep<T>::TrackNorm(int64_t t, const T* h) const {
+  for (int64_t r = 0; r < rows_; ++r) {
+    if (b_.Ends(r, t)) continue;
+    const double square = static_cast<double>(Dot(h + r * hidden_, h + r * hidden_, hidden_));
+    if (!(square <= b_.sums->max_hidden_square)) b_.sums->max_hidden_square = square;  // NaN shows
+  }
+}
+
+// again: the step has run before and its recalls are known.
+template <class T>
+void Sweep<T>::Forward(int64_t t, bool again) {
+  T* const gates = Gates(t);
+  const T* const c_before = CellBefore(t);
+  const T* const h_before = HiddenBefore(t);
+  T* const c = CellBefore(t) + b_.state();
+  T* const h = HiddenBefore(t) + b_.state();
+  ProjectInputs(t, gates);
+  if (t > 1) MultiplyPacked(h_before, hidden_, rows_, b_.net.w_hh, hidden_, 4 * hidden_, gates, 4 * hidden_, true);
+  for (int64_t r = 0; r < rows_; ++r) {
+    const int64_t at = r * hidden_;
+    CellForward(gates + 4 * at, c_before + at, c + at, h + at, hidden_);
+  }
+  if (Recalls()) {
+    T* const q = HasQuery() ? Query(t) : nullptr;
+    if (HasQuery()) MultiplyPacked(h, hidden_, rows_, b_.net.w_q, hidden_, hidden_, q, hidden_, false);
+    const bool writes = !again && t % b_.plan.config.k_att == 0;
+    const bool provisional = b_.plan.config.memory_state == MemoryState::kProvisional;
+    T* const memory = writes ? w_.memory + t / b_.plan.config.k_att * b_.state() : nullptr;
+    if (writes && provisional) Copy(h, memory, b_.state());
+    if (again) {
+      memories_.Replay(t, h, Context(t));
+    } else {
+      memories_.Recall(t, q, h, Context(t));
+    }
+    if (writes) memories_.Write(t, provisional ? memory : h);
+  }
+  if (!again) TrackNorm(t, h);
+}
+
+template <class T>
+void Sweep<T>::Evaluate() {
+  Begin();
+  for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
+    const int64_t last = ChunkEnd(first);
+    BeginChunk(first);
+    for (int64_t t = first; t <= last; ++t) Forward(t, false);
+    outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
+  }
+}
+
+template <class T>
+void Sweep<T>::Train() {
+  Begin();
+  for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
+    const int64_t last = ChunkEnd(first);
+    BeginChunk(first);
+    for (int64_t t = first; t <= last; ++t) Forward(t, false);
+  }
+  if (Recalls()) memories_.ClearGradients();
+  Zero(w_.d_h, b_.state());
+  Zero(w_.d_c, b_.state());
+  for (int64_t i = 0; i < kPad; ++i) w_.ones[i] = 1;
+  for (int64_t chunk = b_.plan.chunks() - 1; chunk >= 0; --chunk) BackwardChunk(1 + chunk * b_.plan.chunk);
+}
+
+// Brings the chunk's steps back to where Forward left them; its contexts too.
+template <class T>
+void Sweep<T>::Restore(int64_t first) {
+  const int64_t state = b_.state();
+  if (!b_.plan.recompute) {
+    if (!Recalls()) return;
+    for (int64_t t = first; t <= ChunkEnd(first); ++t) memories_.Replay(t, nullptr, Context(t));
+    return;
+  }
+  const T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
+  Copy(start, w_.h, state);
+  Copy(start + state, w_.c, state);
+  for (int64_t t = first; t <= ChunkEnd(first); ++t) Forward(t, true);
+}
+
+template <class T>
+void Sweep<T>::BackwardChunk(int64_t first) {
+  const int64_t last = ChunkEnd(first);
+  Restore(first);
+  const bool has_output = outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
+  for (int64_t t = last; t >= first; --t) Backward(t, has_output);
+  WeightGradients(first, last);
+}
+
+// d_h is the gradient of h_t: adds what recall at step t sends to h^_t, and to memories.
+template <class T>
+void Sweep<T>::BackwardRecall(int64_t t, bool has_output) {
+  const int64_t state = b_.state();
+  const ModelConfig& config = b_.plan.config;
+  T* const hat = Chunked(w_.hat, t);
+  const bool writes = t % config.k_att == 0;
+  if (writes && config.memory_state == MemoryState::kRecalled) memories_.AddStateGradient(t, w_.d_h);
+  Copy(w_.d_h, w_.d_hat, state);
+  if (writes && config.memory_state == MemoryState::kProvisional) memories_.AddStateGradient(t, w_.d_hat);
+  T* const d_s = Chunked(w_.d_out_s, t);
+  if (has_output) {
+    Add(w_.d_h, d_s, state);
+  } else {
+    Copy(w_.d_h, d_s, state);
+  }
+  T* const q = HasQuery() ? Query(t) : nullptr;
+  memories_.Backward(t, d_s, hat, q, w_.d_hat);
+  if (HasQuery() && !config.detach_scores) {
+    MultiplyPacked(q, hidden_, rows_, b_.net.w_q_back, hidden_, hidden_, w_.d_hat, hidden_, true);
+  }
+}
+
+template <class T>
+void Sweep<T>::Backward(int64_t t, bool has_output) {
+  const int64_t state = b_.state(), wide = 4 * hidden_;
+  T* const gates = Gates(t);
+  const T* const c_before = CellBefore(t);
+  const T* const c = c_before + state;
+  if (has_output) Add(Chunked(w_.d_out_h, t), w_.d_h, state);
+  const T* d_hat = w_.d_h;
+  if (Recalls()) {
+    T* const hat = Chunked(w_.hat, t);
+    for (int64_t r = 0; r < rows_; ++r) CellOutput(gates + r * wide, c + r * hidden_, hat + r * hidden_, hidden_);
+    BackwardRecall(t, has_output);
+    d_hat = w_.d_hat;
+  }
+  for (int64_t r = 0; r < rows_; ++r) {
+    const int64_t at = r * hidden_;
+    CellBackward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
+  }
+  if (b_.Truncates(t)) {
+    Zero(w_.d_h, state);
+    if (b_.plan.config.truncate == Truncate::kBoth) Zero(w_.d_c, state);
+  } else if (t > 1) {
+    MultiplyPacked(gates, wide, rows_, b_.net.w_hh_back, wide, hidden_, w_.d_h, hidden_, false);
+  }
+}
+
+template <class T>
+void Sweep<T>::InputGradients(int64_t first, int64_t last) {
+  const int64_t wide = 4 * hidden_;
+  for (int64_t t = first; t <= last; ++t)
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t from = r * b_.plan.steps + t - 1;
+      if (b_.in.symbols != nullptr) {
+        Add(Gates(t) + r * wide, b_.gradients->input_gates + b_.in.symbols[from] * wide, wide);
+      } else {
+        const int64_t inputs = b_.plan.inputs;
+        Copy(b_.in.x + from * inputs, w_.x + ((t - first) * rows_ + r) * inputs, inputs);
+      }
+    }
+}
+
+template <class T>
+void Sweep<T>::WeightGradients(int64_t first, int64_t last) {
+  const Gradients<T>& g = *b_.gradients;
+  const int64_t depth = (last - first + 1) * rows_;
+  InputGradients(first, last);
+  const OuterOperand<T> gate_operands[] = {{HiddenBefore(first), hidden_, hidden_, g.w_hh},
+                                           {w_.ones, 0, 1, g.bias},
+                                           {w_.x, b_.plan.inputs, b_.plan.inputs, g.input_gates}};
+  AddOuterProducts(gate_operands, b_.plan.inputs > 0 ? 3 : 2, Gates(first), 4 * hidden_, depth, 4 * hidden_, w_.outer);
+  if (!HasQuery()) return;
+  const OuterOperand<T> queries{Query(first), hidden_, hidden_, g.w_q};
+  AddOuterProducts(&queries, 1, w_.hat, hidden_, depth, hidden_, w_.outer);
+  const int64_t from = (first + b_.plan.config.k_att - 1) / b_.plan.config.k_att, to = last / b_.plan.config.k_att;
+  if (from > to) return;
+  const OuterOperand<T> keys{w_.d_key + from * b_.state(), hidden_, hidden_, g.w_m};
+  AddOuterProducts(&keys, 1, w_.memory + from * b_.state(), hidden_, (to - from + 1) * rows_, hidden_, w_.outer);
+}
+
+}  // namespace sab::model::fast::SAB_ISA

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <ostream>
+#include <string>
+
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/engine.h"
+#include "model/parameters.h"
+
+namespace sab::model {
+
+// One network and one batch on which two engines are compared.
+struct FastCase {
+  std::string name;
+  ModelConfig config;
+  TaskShape shape;
+  int64_t rows = 3;
+  int64_t steps = 23;
+  bool ragged = false;       // rows of different lengths
+  double weight_scale = 1;   // of all parameters, over their initial values
+};
+
+std::ostream& operator<<(std::ostream& out, const FastCase& c);
+
+// Of random numbers, in the case's precision; a function of the case alone.
+Batch MakeBatch(const FastCase& c);
+
+// Parameters of a case: those of the configuration, scaled.
+ParameterSet MakeParameters(const FastCase& c);
+
+// What a pass leaves.
+struct Outcome {
+  PassSums sums;
+  at::Tensor gradients;  // flat, (N)
+};
+Outcome RunStep(Engine& engine, ParameterSet& parameters, const Batch& batch);
+
+// Per parameter: the largest difference of two flat gradients relative to the largest element of `expected`; the worst of all.
+double WorstRelativeError(const ParameterSet& parameters, const at::Tensor& actual, const at::Tensor& expected,
+                          std::string* where);
+
+}  // namespace sab::model
