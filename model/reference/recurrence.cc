@@ -24,7 +24,7 @@ constexpr double kEpsilon = 1e-7;
 
 // w . tanh(key + query): keys (n,B,H), query (B,H) -> (n,B).
 Tensor MlpScores(const Weights& weights, const Tensor& keys, const Tensor& query) {
-  return at::matmul((keys + query).tanh(), weights.score);
+  return at::matmul((keys + query).tanh_(), weights.score);
 }
 
 // weights (n,B), memories (n,B,H) -> (B,H).
