@@ -11,13 +11,14 @@ namespace sab::model {
 
 std::unique_ptr<Engine> MakeEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters) {
 #ifdef SAB_HAVE_FAST_ENGINE
-  if (config.engine != EngineKind::kReference && FastEngineSupports(config, shape, parameters.values().device())) {
-    return MakeFastEngine(config, shape, parameters);
-  }
+  std::string why_not;
+  const bool fast = FastEngineSupports(config, shape, parameters.values().device(), &why_not);
+  if (fast && config.engine != EngineKind::kReference) return MakeFastEngine(config, shape, parameters);
+#else
+  const std::string why_not = "this build has none";
 #endif
   if (config.engine == EngineKind::kFast) {
-    throw std::invalid_argument(
-        "engine: there is no fast engine for these settings on this device; use auto or reference");
+    throw std::invalid_argument("engine: there is no fast engine for this model: " + why_not + "; use auto or reference");
   }
   return MakeReferenceEngine(config, shape, parameters);
 }
