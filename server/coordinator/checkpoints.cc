@@ -1,0 +1,115 @@
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "server/coordinator/coordinator.h"
+#include "server/coordinator/text.h"
+
+namespace sab::server {
+namespace {
+
+absl::Status CheckName(const CheckpointName& name, const v1::TrainerId& id, const v1::Checkpoint& checkpoint) {
+  if (name.job.name() == id.job() && checkpoint.attempt() == id.attempt() &&
+      name.checkpoint == MakeCheckpointId(checkpoint.step(), checkpoint.attempt())) {
+    return absl::OkStatus();
+  }
+  return WithReason(absl::InvalidArgumentError(absl::StrCat("checkpoint.name: ", name.name(), " is not the name of step ", checkpoint.step(),
+                                                            " of attempt ", id.attempt(), " of ", id.job())),
+                    "BAD_CHECKPOINT_NAME");
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> Coordinator::StartUpload(const v1::UploadCheckpointHeader& header) {
+  SAB_ASSIGN_OR_RETURN(const CheckpointName name, ParseCheckpointName(header.checkpoint()));
+  {
+    MutexLock lock(&mutex_);
+    SAB_RETURN_IF_ERROR(Fence(header.worker(), header.id()).status());
+  }
+  if (name.job.name() != header.id().job()) {
+    return WithReason(absl::InvalidArgumentError(absl::StrCat("checkpoint: ", name.name(), " is not one of ", header.id().job())),
+                      "BAD_CHECKPOINT_NAME");
+  }
+  return files_.StartUpload(name, header.file());
+}
+
+absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordCheckpointRequest& request) {
+  SAB_ASSIGN_OR_RETURN(const CheckpointName name, ParseCheckpointName(request.checkpoint().name()));
+  SAB_RETURN_IF_ERROR(CheckName(name, request.id(), request.checkpoint()));
+  {
+    MutexLock lock(&mutex_);
+    SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Fence(request.worker(), request.id()));
+    if (auto it = entry->checkpoints.find(name.checkpoint); it != entry->checkpoints.end()) return it->second;
+  }
+  SAB_ASSIGN_OR_RETURN(v1::Checkpoint checkpoint, files_.Complete(name));
+  if (checkpoint.step() != request.checkpoint().step() || checkpoint.attempt() != request.checkpoint().attempt()) {
+    return WithReason(absl::DataLossError(absl::StrCat(name.name(), ": its manifest is of step ", checkpoint.step(), " and attempt ",
+                                                       checkpoint.attempt())),
+                      "CHECKPOINT_DAMAGED");
+  }
+  checkpoint.set_name(name.name());
+  if (request.checkpoint().has_eval_loss()) checkpoint.set_eval_loss(request.checkpoint().eval_loss());
+  *checkpoint.mutable_create_time() = ToProto(clock_->Now());
+
+  MutexLock lock(&mutex_);
+  SAB_ASSIGN_OR_RETURN(JobEntry * entry, Fence(request.worker(), request.id()));
+  const std::vector<std::string> excess = Excess(*entry, checkpoint);
+  StoreChange change{.put_checkpoints = {checkpoint}, .delete_checkpoints = excess, .add_removals = excess};
+  SAB_RETURN_IF_ERROR(Replace(*entry, entry->record, std::move(change)));
+  entry->checkpoints[name.checkpoint] = checkpoint;
+  for (const std::string& dropped : excess) {
+    entry->checkpoints.erase(ParseCheckpointName(dropped)->checkpoint);
+    removals_.push_back(dropped);
+  }
+  if (!excess.empty()) hub_->Publish(kBackgroundKey);
+  metrics_->checkpoints_recorded.Increment();
+  metrics_->checkpoints_dropped.Increment(static_cast<double>(excess.size()));
+  metrics_->checkpoint_bytes.Increment(static_cast<double>(checkpoint.size_bytes()));
+  log::Info(absl::StrCat(name.name(), ": recorded, ", checkpoint.size_bytes(), " bytes"));
+  return checkpoint;
+}
+
+std::vector<std::string> Coordinator::Excess(const JobEntry& entry, const v1::Checkpoint& added) {
+  std::vector<const v1::Checkpoint*> all = {&added};
+  for (const auto& [id, checkpoint] : entry.checkpoints) all.push_back(&checkpoint);
+  std::set<std::string> kept = {added.name()};
+  if (entry.active.has_value() && entry.active->resume.has_value()) kept.insert(entry.active->resume->name());
+  const v1::CheckpointSpec& spec = entry.record.job.spec().checkpoint();
+  const auto keep_first = [&](int64_t count) {
+    for (size_t i = 0; i < all.size() && static_cast<int64_t>(i) < count; ++i) kept.insert(all[i]->name());
+  };
+  // Names sort by step, then attempt.
+  std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->name() > b->name(); });
+  keep_first(spec.keep_latest());
+  const std::vector<const v1::Checkpoint*> everything = all;
+  std::erase_if(all, [](const auto* c) { return !c->has_eval_loss() || !std::isfinite(c->eval_loss()); });
+  std::stable_sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->eval_loss() < b->eval_loss(); });
+  keep_first(spec.keep_best());
+  std::vector<std::string> excess;
+  for (const v1::Checkpoint* checkpoint : everything) {
+    if (!kept.contains(checkpoint->name())) excess.push_back(checkpoint->name());
+  }
+  return excess;
+}
+
+absl::StatusOr<std::vector<v1::Checkpoint>> Coordinator::ListCheckpoints(const JobId& job) {
+  MutexLock lock(&mutex_);
+  SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Find(job));
+  std::vector<v1::Checkpoint> checkpoints;
+  for (auto it = entry->checkpoints.rbegin(); it != entry->checkpoints.rend(); ++it) checkpoints.push_back(it->second);
+  return checkpoints;
+}
+
+absl::StatusOr<v1::Checkpoint> Coordinator::GetCheckpoint(const CheckpointName& name) {
+  MutexLock lock(&mutex_);
+  SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Find(name.job));
+  auto it = entry->checkpoints.find(name.checkpoint);
+  if (it != entry->checkpoints.end()) return it->second;
+  return WithReason(absl::NotFoundError(absl::StrCat(name.name(), " does not exist; `sabctl checkpoint list ", name.job.name(),
+                                                     "` shows those there are")),
+                    "CHECKPOINT_NOT_FOUND");
+}
+
+}  // namespace sab::server

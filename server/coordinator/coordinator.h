@@ -1,0 +1,244 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "common/base/clock.h"
+#include "common/base/ids.h"
+#include "common/base/mutex.h"
+#include "sab/v1/agent_service.pb.h"
+#include "sab/v1/job_service.pb.h"
+#include "server/coordinator/checkpoint_files.h"
+#include "server/coordinator_metrics.h"
+#include "server/events/change_hub.h"
+#include "server/lease/lease_table.h"
+#include "server/scheduling/scheduling.h"
+#include "server/store/log_store.h"
+#include "server/store/metric_store.h"
+#include "server/store/store.h"
+
+namespace sab::server {
+
+// Keys of ChangeHub besides the resource names of jobs ("jobs/x": the job changed) and workers ("workers/x": its desired state changed or it called).
+inline constexpr char kTimerKey[] = "timer";            // Tick has an earlier deadline
+inline constexpr char kBackgroundKey[] = "background";  // RunBackgroundTask has something to do
+std::string MetricsKey(const JobId& job);               // figures of the job arrived
+std::string LogsKey(const JobId& job);                  // lines of the job arrived
+
+// The coordinator's state machine: jobs, attempts, workers. docs/JOB_STATES.md draws the states.
+//
+// What holds at all times:
+//  - Every state a caller sees is in the store: a change is committed and synced before it is visible. (Not stored: the step a job has
+//    reached and the reason why it waits, which are found anew after a restart.)
+//  - At most one attempt of a job is active. Its number is stored before any worker is told, and everything a trainer reports under another number
+//    is refused with ABORTED.
+//  - All ranks of an attempt are placed, or none.
+//  - A slot is given to a new trainer only after the worker has confirmed a desired state without the earlier one and reports it no more (or reported
+//    its end): two trainers never share a slot, however messages are delayed. A worker gets new work only after it has confirmed a desired state of
+//    this run of the coordinator.
+//
+// Thread-safe. One lock; calls commit to the store (a few milliseconds) under it, and never verify checkpoints, remove files, write figures or
+// call others under it: that happens in RunBackgroundTask or outside the lock. Time comes from `clock`; Tick acts on what is due.
+// Errors carry ErrorInfo; see docs/ERRORS.md.
+class Coordinator {
+ public:
+  struct Options {
+    absl::Duration lease = absl::Seconds(5);
+    std::string checkpoint_dir;          // absolute
+    bool checkpoint_dir_shared = false;  // workers see it too: they are told, and upload nothing
+    bool check_paths = false;            // the spec's paths are this machine's
+  };
+  // All outlive the coordinator.
+  struct Collaborators {
+    Store* store = nullptr;
+    MetricStore* metric_store = nullptr;
+    LogStore* log_store = nullptr;
+    ChangeHub* hub = nullptr;
+    CoordinatorMetrics* metrics = nullptr;
+    const Clock* clock = nullptr;
+  };
+  // Replays the store. Jobs whose attempt was active become UNREACHABLE until their workers report its trainers, for one lease at most.
+  static absl::StatusOr<std::unique_ptr<Coordinator>> Create(Options options, Collaborators collaborators);
+
+  const Options& options() const { return options_; }
+
+  // --- Jobs (jobs.cc). Errors as job_service.proto says.
+  absl::StatusOr<v1::CreateJobResponse> CreateJob(const v1::CreateJobRequest& request);
+  absl::StatusOr<v1::Job> GetJob(const JobId& id);
+  // Nothing when the job's version is `version`.
+  absl::StatusOr<absl::optional<v1::Job>> GetJobUnlessVersion(const JobId& id, int64_t version);
+  absl::StatusOr<v1::JobState> GetState(const JobId& id);
+  absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request);
+  absl::StatusOr<v1::Job> CancelJob(const JobId& id);
+  absl::Status DeleteJob(const JobId& id);
+  absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const JobId& id);
+
+  // --- Agents (workers.cc, reports.cc). Errors as agent_service.proto says.
+  // Takes in a worker's state and renews its lease. One that is not newer than the last (by sequence) is ignored.
+  absl::Status Report(const v1::SynchronizeRequest& request);
+  // What the worker shall run. Nothing while there is no news for this call: the desired state is the one it knows and no newer call has come;
+  // `force` answers all the same. Aborted: a newer incarnation has called.
+  absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Desired(const v1::SynchronizeRequest& request, bool force);
+  // Longest time a call of Synchronize may be held, so that leases are renewed in time.
+  absl::Duration max_hold() const { return options_.lease / 5; }
+  absl::Status ReportMetrics(const v1::ReportMetricsRequest& request);
+  absl::Status ReportLogs(const v1::ReportLogsRequest& request);
+  absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> StartUpload(const v1::UploadCheckpointHeader& header);
+  // Verifies (blocking, outside the lock), records, and applies retention.
+  absl::StatusOr<v1::Checkpoint> RecordCheckpoint(const v1::RecordCheckpointRequest& request);
+
+  // --- Looking (checkpoints.cc, workers.cc).
+  absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const JobId& job);  // newest first
+  absl::StatusOr<v1::Checkpoint> GetCheckpoint(const CheckpointName& name);
+  std::string FolderOf(const CheckpointName& name) const { return files_.FolderOf(name); }
+  std::vector<v1::Worker> ListWorkers();
+
+  // --- Driving. Acts on what is due; returns the time until something is due again (InfiniteDuration: nothing).
+  absl::Duration Tick();
+  // Does one piece of slow work: verifies the checkpoint a job resumes from, removes files. False: there was nothing.
+  bool RunBackgroundTask();
+
+ private:
+  // Why an attempt ended before its work was done.
+  struct Fault {
+    std::string text;
+    std::string outcome;     // label of sab_attempts_total
+    bool permanent = false;  // a restart cannot mend it
+    bool free = false;       // costs no restart: nobody's process failed
+  };
+  // `told` of a rank.
+  static constexpr int64_t kNotTold = 0;
+  static constexpr int64_t kToldBeforeRestart = -1;
+  struct Rank {
+    WorkerId worker;
+    int32_t slot = 0;
+    int64_t told = kNotTold;  // incarnation of the worker that an answer with this rank was given to
+    bool reported = false;    // by its agent to this run of the coordinator
+    bool succeeded = false;
+    int64_t step = 0;
+    int64_t skipped = 0;
+  };
+  struct ActiveAttempt {
+    std::vector<Rank> ranks;
+    int worker_count = 0;
+    std::string rendezvous;
+    std::string stop_reason;
+    std::optional<v1::Checkpoint> resume;
+    int64_t earlier_skipped = 0;  // skipped_steps of earlier attempts
+  };
+  struct JobEntry {
+    JobId id;
+    JobRecord record;
+    std::optional<ActiveAttempt> active;                // present while IsActive(state)
+    std::map<std::string, v1::Checkpoint> checkpoints;  // by id, so in order of step
+    // While it waits (QUEUED, RECOVERING):
+    absl::Duration not_before;             // back-off, monotonic
+    bool resume_known = true;              // `resume` has been verified
+    std::optional<v1::Checkpoint> resume;  // absent: from the beginning
+  };
+  // The trainer that a slot belongs to.
+  struct Occupant {
+    JobId job;
+    int64_t attempt = 0;
+    int32_t rank = 0;
+    // Unset: it shall run. Set: it shall not, since this desired state; the slot is its own until the worker has confirmed that one.
+    std::optional<int64_t> removed_at;
+  };
+  struct WorkerEntry {
+    WorkerId id;
+    v1::Worker view;  // without state
+    int64_t incarnation = 0;
+    int64_t sequence = 0;
+    int64_t desired_version = 0;
+    int64_t least_known = 0;    // desired state that it must have confirmed before it gets work
+    int64_t known_version = 0;  // the one it has confirmed
+    bool unknown_trainer = false;  // it runs a trainer of which nobody knows the slot
+    std::map<int32_t, Occupant> occupants;
+  };
+  using TrainerKey = std::tuple<std::string, int64_t, int32_t>;  // job name, attempt, rank
+  using Reported = std::map<TrainerKey, const v1::TrainerStatus*>;
+
+  Coordinator(Options options, Collaborators collaborators);
+
+  // coordinator.cc
+  absl::Status Load() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LoadActive(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Commit(const StoreChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Replace(JobEntry& entry, JobRecord next, StoreChange change = {}) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Touch(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<JobEntry*> Find(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Wait(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void NeedTick() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RecountSlots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool VerifyOne();
+  bool RemoveOne();
+  absl::Status Remove(const std::string& what);
+
+  // attempts.cc
+  void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<QueueEntry> Queue(bool with_delayed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<WorkerView> WorkerViews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Start(JobEntry& entry, const std::vector<RankPlacement>& placements) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetReason(JobEntry& entry, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The attempt ends by a fault: RECOVERING or FAILED. Tried again by Tick when the store cannot take it.
+  void EndAttempt(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status TryEndAttempt(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Succeed(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CloseAttempt(JobRecord& record, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseRanks(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Progress(JobEntry& entry, Rank& rank, int64_t step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkUnreachable(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void MarkLost(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Revive(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // workers.cc
+  absl::StatusOr<WorkerEntry*> Admit(const WorkerId& id, const v1::SynchronizeRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeIn(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeInRank(JobEntry& entry, int32_t rank, const v1::TrainerStatus& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FindMissing(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FindStrangers(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FreeSlots(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Accepts(const WorkerEntry& worker) const;
+  void Bump(WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::set<JobId> JobsOn(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // reports.cc, checkpoints.cc
+  absl::StatusOr<JobEntry*> Fence(const std::string& worker, const v1::TrainerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::string> Excess(const JobEntry& entry, const v1::Checkpoint& added) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  Store* const store_;  // used under the lock alone
+  MetricStore* const metric_store_;
+  LogStore* const log_store_;
+  ChangeHub* const hub_;
+  CoordinatorMetrics* const metrics_;
+  const Clock* const clock_;
+  const CheckpointFiles files_;
+
+  Mutex mutex_;
+  std::map<JobId, JobEntry> jobs_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::pair<int64_t, JobId>> by_time_ ABSL_GUARDED_BY(mutex_);  // (creation in microseconds, job)
+  std::map<std::string, JobId> requests_ ABSL_GUARDED_BY(mutex_);
+  std::map<WorkerId, WorkerEntry> workers_ ABSL_GUARDED_BY(mutex_);
+  LeaseTable leases_ ABSL_GUARDED_BY(mutex_);
+  std::set<JobId> waiting_ ABSL_GUARDED_BY(mutex_);                             // QUEUED or RECOVERING
+  std::set<std::pair<absl::Duration, JobId>> delayed_ ABSL_GUARDED_BY(mutex_);  // those of them with something to do at a time
+  std::set<JobId> unverified_ ABSL_GUARDED_BY(mutex_);                          // those whose checkpoint is to be verified
+  std::vector<std::string> removals_ ABSL_GUARDED_BY(mutex_);
+  std::map<JobId, Fault> unfinished_ ABSL_GUARDED_BY(mutex_);  // ends of attempts that the store has not taken yet
+  absl::Duration retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
+  bool schedule_needed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace sab::server

@@ -1,0 +1,13 @@
+#include "server/services/rpc_observer.h"
+
+#include "absl/time/clock.h"
+#include "common/rpc/status.h"
+
+namespace sab::server {
+
+grpc::Status RpcTimer::Done(const absl::Status& status) const {
+  metrics_->ObserveRpc(method_, absl::StatusCodeToString(status.code()), absl::Now() - start_);
+  return rpc::ToGrpc(status);
+}
+
+}  // namespace sab::server

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "sab/v1/worker_service.grpc.pb.h"
+#include "server/coordinator/coordinator.h"
+#include "server/services/watch_reactor.h"
+
+namespace sab::server {
+
+// sab.v1.WorkerService over the coordinator.
+class WorkerService final : public v1::WorkerService::Service {
+ public:
+  WorkerService(Coordinator* coordinator, ServiceContext context) : coordinator_(coordinator), context_(context) {}
+
+  grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*, v1::ListWorkersResponse*) override;
+
+ private:
+  Coordinator* const coordinator_;
+  const ServiceContext context_;
+};
+
+}  // namespace sab::server
