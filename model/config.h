@@ -11,6 +11,9 @@ namespace sab::model {
 
 enum class Kind { kSab, kLstm, kAttention };
 enum class Score { kMlp, kSeparable };
+// What a step recalls once there are more than k_top memories: the k_top best scores by their gap to the next one; the
+// controls all memories, k_top drawn at random (a function of seed, the row's input and the step, so the same for any number of
+// ranks and after a restart), or the k_top written last. The controls' weights are those of `dense`.
 enum class Recall { kTop, kAll, kRandom, kLast };
 enum class Truncate { kBoth, kH };
 enum class Dense { kRaw, kSoftmax };

@@ -56,6 +56,7 @@ class ReferenceEngine : public Engine {
       : config_(config), shape_(shape), parameters_(parameters) {}
 
   PassSums ForwardBackward(const Batch& batch, double loss_scale) override {
+    if (batch.rows() == 0) return {};
     const at::AutoGradMode with_gradients(true);
     const Tf32Scope tf32(config_.precision == Precision::kTf32);
     const Weights weights = MakeWeights(config_, parameters_);
@@ -70,6 +71,7 @@ class ReferenceEngine : public Engine {
   }
 
   PassSums Evaluate(const Batch& batch) override {
+    if (batch.rows() == 0) return {};
     const at::NoGradGuard no_grad;
     const Tf32Scope tf32(config_.precision == Precision::kTf32);
     const Weights weights = MakeWeights(config_, parameters_);

@@ -146,6 +146,17 @@ TEST(ReferenceEngineTest, GradientsAreAddedAndScaled) {
   ExpectNear(parameters.gradients(), 1 + once * 0.25);
 }
 
+TEST(ReferenceEngineTest, ABatchWithoutRowsAddsNothing) {
+  const Batch batch = RandomBatch(kShape, {.rows = 4});
+  const Batch none{batch.inputs.narrow(0, 0, 0), batch.targets.narrow(0, 0, 0)};
+  for (const ModelConfig& config : AllKinds()) {
+    const Computed computed = Compute(config, kShape, none);
+    EXPECT_EQ(computed.sums.loss_count, 0);
+    EXPECT_EQ(computed.sums.loss_sum, 0);
+    EXPECT_EQ(computed.gradients.abs().sum().item<double>(), 0);
+  }
+}
+
 TEST(ReferenceEngineTest, SymbolsAreOneHotInput) {
   const TaskShape symbols{.inputs = 0, .vocabulary = 7, .outputs = 4}, floats{.inputs = 7, .outputs = 4};
   for (const ModelConfig& config : AllKinds()) {
