@@ -1,0 +1,83 @@
+#include "worker/trainer/agent_client.h"
+
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "common/base/ids.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/status.h"
+
+namespace sab::trainer {
+namespace {
+
+constexpr absl::Duration kPatience = absl::Seconds(10);
+constexpr absl::Duration kOneTry = absl::Seconds(5);
+
+// Waits for the agent's socket where it is not there yet.
+template <typename Response, typename Request, typename Method>
+absl::StatusOr<Response> Call(v1::TrainerService::Stub& stub, Method method, const Request& request, absl::Duration timeout, bool wait) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(context, timeout);
+  context.set_wait_for_ready(wait);
+  Response response;
+  const absl::Status status = rpc::FromGrpc((stub.*method)(&context, request, &response));
+  if (!status.ok()) return status;
+  return response;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::TrainerId> ParseTrainerId(const std::string& text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ' ');
+  v1::TrainerId id;
+  int64_t attempt = 0;
+  int32_t rank = 0;
+  if (parts.size() != 3 || !ParseJobName(parts[0]).ok() || !absl::SimpleAtoi(parts[1], &attempt) || !absl::SimpleAtoi(parts[2], &rank) ||
+      attempt < 1 || rank < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("SAB_TRAINER_ID: must be \"jobs/JOB ATTEMPT RANK\", got \"", text, "\""));
+  }
+  id.set_job(parts[0]);
+  id.set_attempt(attempt);
+  id.set_rank(rank);
+  return id;
+}
+
+AgentClient::AgentClient(const std::string& socket, v1::TrainerId id)
+    : id_(std::move(id)), stub_(v1::TrainerService::NewStub(rpc::MakeChannel(socket))) {}
+
+absl::StatusOr<v1::GetAssignmentResponse> AgentClient::GetAssignment() {
+  v1::GetAssignmentRequest request;
+  *request.mutable_id() = id_;
+  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request, kPatience, true);
+}
+
+absl::Status AgentClient::PublishRendezvous(const std::string& address) {
+  v1::PublishRendezvousRequest request;
+  *request.mutable_id() = id_;
+  request.set_rendezvous(address);
+  return Call<v1::PublishRendezvousResponse>(*stub_, &v1::TrainerService::Stub::PublishRendezvous, request, kPatience, true).status();
+}
+
+absl::StatusOr<std::string> AgentClient::AwaitRendezvous(absl::Duration timeout) {
+  v1::AwaitRendezvousRequest request;
+  *request.mutable_id() = id_;
+  auto response = Call<v1::AwaitRendezvousResponse>(*stub_, &v1::TrainerService::Stub::AwaitRendezvous, request, timeout, true);
+  if (!response.ok()) return response.status();
+  return response->rendezvous();
+}
+
+absl::Status AgentClient::ReportProgress(v1::ReportProgressRequest request) {
+  *request.mutable_id() = id_;
+  return Call<v1::ReportProgressResponse>(*stub_, &v1::TrainerService::Stub::ReportProgress, request, kOneTry, false).status();
+}
+
+absl::Status AgentClient::PublishCheckpoint(const v1::Checkpoint& checkpoint) {
+  v1::PublishCheckpointRequest request;
+  *request.mutable_id() = id_;
+  *request.mutable_checkpoint() = checkpoint;
+  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request, kPatience, true).status();
+}
+
+}  // namespace sab::trainer

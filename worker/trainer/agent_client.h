@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "sab/v1/trainer_service.grpc.pb.h"
+
+namespace sab::trainer {
+
+// "jobs/x 1 0": job, attempt, rank. InvalidArgument shows the form expected.
+absl::StatusOr<v1::TrainerId> ParseTrainerId(const std::string& text);
+
+// The trainer's calls on its agent (TrainerService). Thread-safe. Every call has a deadline; but for ReportProgress it
+// waits up to 10 s for an agent that is not there yet. Aborted from any of them: this trainer is not wanted any more.
+class AgentClient {
+ public:
+  AgentClient(const std::string& socket, v1::TrainerId id);
+
+  const v1::TrainerId& id() const { return id_; }
+  absl::StatusOr<v1::GetAssignmentResponse> GetAssignment();
+  absl::Status PublishRendezvous(const std::string& address);
+  // Waits for rank 0, up to `timeout`.
+  absl::StatusOr<std::string> AwaitRendezvous(absl::Duration timeout);
+  // One try; `id` is filled in.
+  absl::Status ReportProgress(v1::ReportProgressRequest request);
+  absl::Status PublishCheckpoint(const v1::Checkpoint& checkpoint);
+
+ private:
+  const v1::TrainerId id_;
+  const std::unique_ptr<v1::TrainerService::Stub> stub_;
+};
+
+}  // namespace sab::trainer

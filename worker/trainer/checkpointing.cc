@@ -1,0 +1,214 @@
+#include "worker/trainer/checkpointing.h"
+
+#include <ATen/ops/from_blob.h>
+#include <google/protobuf/util/json_util.h>
+
+#include <cmath>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/ids.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/checkpoint/checkpoint.h"
+
+namespace sab::trainer {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kStateFormat = 1;
+
+TensorView ViewOf(const model::NamedTensor& named) {
+  return {named.name,
+          named.tensor.scalar_type() == at::kDouble ? "F64" : "F32",
+          named.tensor.sizes().vec(),
+          {static_cast<const std::byte*>(named.tensor.data_ptr()), static_cast<size_t>(named.tensor.nbytes())}};
+}
+
+std::vector<TensorView> ViewsOf(const std::vector<model::NamedTensor>& tensors) {
+  std::vector<TensorView> views;
+  for (const model::NamedTensor& tensor : tensors) views.push_back(ViewOf(tensor));
+  return views;
+}
+
+std::string StateJson(const CheckpointContext& context, const model::TrainState& state) {
+  std::string spec;
+  google::protobuf::util::JsonPrintOptions options;
+  options.preserve_proto_field_names = true;
+  (void)google::protobuf::util::MessageToJsonString(context.spec, &spec, options);
+  Json vocabulary = Json::array();
+  for (const char byte : context.vocabulary) vocabulary.push_back(static_cast<uint8_t>(byte));
+  const Json json = {
+      {"format", kStateFormat},
+      {"job", context.id.job()},
+      {"attempt", context.id.attempt()},
+      {"world_size", context.world_size},
+      {"step", state.step},
+      {"optimizer_steps", state.optimizer_steps},
+      {"skipped_steps", state.skipped_steps},
+      {"nonfinite_in_a_row", state.nonfinite_in_a_row},
+      {"curriculum_stage", state.curriculum_stage},
+      {"eval_loss", state.eval_loss && std::isfinite(*state.eval_loss) ? Json(*state.eval_loss) : Json(nullptr)},
+      {"stop_reason", state.stop_reason},
+      // Data and random numbers are functions of (seed, step, row): this is all of their state.
+      {"data", {{"seed", context.spec.train().has_seed() ? context.spec.train().seed() : 1}, {"next_step", state.step + 1}}},
+      {"vocabulary", std::move(vocabulary)},
+      {"spec", Json::parse(spec, nullptr, false)},
+  };
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& path) {
+  const absl::Status damaged = absl::DataLossError(absl::StrCat(path, " is not a state that this version writes"));
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object()) return damaged;
+  try {
+    if (json.at("format").get<int>() != kStateFormat) return damaged;
+    Restored restored;
+    model::TrainState& state = restored.state;
+    state.step = json.at("step").get<int64_t>();
+    state.optimizer_steps = json.at("optimizer_steps").get<int64_t>();
+    state.skipped_steps = json.at("skipped_steps").get<int64_t>();
+    state.nonfinite_in_a_row = json.at("nonfinite_in_a_row").get<int64_t>();
+    state.curriculum_stage = json.at("curriculum_stage").get<int64_t>();
+    if (!json.at("eval_loss").is_null()) state.eval_loss = json.at("eval_loss").get<double>();
+    state.stop_reason = json.at("stop_reason").get<std::string>();
+    for (const Json& byte : json.at("vocabulary")) restored.vocabulary.push_back(static_cast<char>(byte.get<uint8_t>()));
+    return restored;
+  } catch (const Json::exception&) {
+    return damaged;
+  }
+}
+
+absl::StatusOr<std::vector<model::NamedTensor>> ReadTensors(const std::string& path) {
+  SAB_ASSIGN_OR_RETURN(const auto file, SafetensorsFile::Open(path));
+  std::vector<model::NamedTensor> tensors;
+  for (const TensorView& view : file->tensors()) {
+    if (view.dtype != "F32" && view.dtype != "F64") {
+      return absl::DataLossError(absl::StrCat(path, ": ", view.name, " has type ", view.dtype, ", expected F32"));
+    }
+    // from_blob needs no alignment for a copy, and does not write.
+    const at::Tensor mapped = at::from_blob(const_cast<std::byte*>(view.data.data()), view.shape, view.dtype == "F64" ? at::kDouble : at::kFloat);
+    tensors.push_back({view.name, mapped.clone()});
+  }
+  return tensors;
+}
+
+}  // namespace
+
+Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters, const model::Optimizer& optimizer) {
+  Snapshot snapshot;
+  snapshot.state = state;
+  for (const model::Parameter& parameter : parameters.all()) {
+    snapshot.parameters.push_back({parameter.name, parameter.value.detach().to(at::kCPU, parameter.value.scalar_type(), false, true).contiguous()});
+  }
+  for (const model::NamedTensor& tensor : optimizer.State()) {
+    snapshot.optimizer.push_back({tensor.name, tensor.tensor.to(at::kCPU, tensor.tensor.scalar_type(), false, true)});
+  }
+  return snapshot;
+}
+
+absl::StatusOr<v1::Checkpoint> WriteCheckpoint(const CheckpointContext& context, const Snapshot& snapshot) {
+  v1::Checkpoint header;
+  header.set_name(absl::StrCat(context.id.job(), "/checkpoints/", MakeCheckpointId(snapshot.state.step, context.id.attempt())));
+  header.set_step(snapshot.state.step);
+  header.set_attempt(context.id.attempt());
+  if (snapshot.state.eval_loss && std::isfinite(*snapshot.state.eval_loss)) header.set_eval_loss(*snapshot.state.eval_loss);
+  SAB_ASSIGN_OR_RETURN(CheckpointWriter writer, CheckpointWriter::Create(context.parent, header));
+  SAB_RETURN_IF_ERROR(writer.AddSafetensors(kModelFile, ViewsOf(snapshot.parameters), {{"format", "pt"}}));
+  SAB_RETURN_IF_ERROR(writer.AddSafetensors(kOptimizerFile, ViewsOf(snapshot.optimizer)));
+  SAB_RETURN_IF_ERROR(writer.AddFile(kStateFile, StateJson(context, snapshot.state)));
+  return writer.Commit();
+}
+
+absl::StatusOr<Restored> ReadCheckpoint(const std::string& folder) {
+  SAB_RETURN_IF_ERROR(VerifyCheckpoint(folder).status());
+  const auto path = [&](std::string_view file) { return absl::StrCat(folder, "/", std::string(file)); };
+  SAB_ASSIGN_OR_RETURN(const std::string text, ReadFile(path(kStateFile)));
+  SAB_ASSIGN_OR_RETURN(Restored restored, ParseState(text, path(kStateFile)));
+  SAB_ASSIGN_OR_RETURN(restored.parameters, ReadTensors(path(kModelFile)));
+  SAB_ASSIGN_OR_RETURN(restored.optimizer, ReadTensors(path(kOptimizerFile)));
+  return restored;
+}
+
+absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& parameters) {
+  for (const model::Parameter& parameter : parameters.all()) {
+    const model::NamedTensor* found = nullptr;
+    for (const model::NamedTensor& tensor : restored.parameters) {
+      if (tensor.name == parameter.name) found = &tensor;
+    }
+    if (found == nullptr) return absl::FailedPreconditionError(absl::StrCat("the checkpoint has no parameter ", parameter.name));
+    if (found->tensor.sizes() != parameter.value.sizes()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the checkpoint's ", parameter.name, " has another shape than this network's: the data or the spec changed since it was written"));
+    }
+    at::Tensor value = parameter.value;
+    value.copy_(found->tensor);
+  }
+  return absl::OkStatus();
+}
+
+void RemoveUnfinishedCheckpoints(const std::string& parent) {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) std::filesystem::remove_all(entry.path(), error);
+  }
+}
+
+CheckpointWorker::CheckpointWorker(CheckpointContext context, AgentClient& agent)
+    : context_(std::move(context)), agent_(agent), thread_([this] { Run(); }) {}
+
+CheckpointWorker::~CheckpointWorker() {
+  {
+    const MutexLock lock(&mutex_);
+    closing_ = true;
+    changed_.NotifyAll();
+  }
+  thread_.join();
+}
+
+absl::Status CheckpointWorker::Submit(Snapshot snapshot) {
+  const MutexLock lock(&mutex_);
+  AwaitIdle();
+  if (!status_.ok()) return status_;
+  waiting_ = std::move(snapshot);
+  changed_.NotifyAll();
+  return absl::OkStatus();
+}
+
+absl::Status CheckpointWorker::Finish() {
+  const MutexLock lock(&mutex_);
+  AwaitIdle();
+  return status_;
+}
+
+void CheckpointWorker::AwaitIdle() {
+  while (waiting_.has_value()) changed_.Wait(&mutex_);
+}
+
+void CheckpointWorker::Run() {
+  for (;;) {
+    Snapshot snapshot;
+    {
+      const MutexLock lock(&mutex_);
+      while (!waiting_ && !closing_) changed_.Wait(&mutex_);
+      if (!waiting_) return;
+      snapshot = *waiting_;  // tensors are shared, not copied
+    }
+    absl::StatusOr<v1::Checkpoint> written = WriteCheckpoint(context_, snapshot);
+    absl::Status status = written.status();
+    if (status.ok()) {
+      log::Info(absl::StrCat("checkpoint ", written->name(), " written"));
+      status = agent_.PublishCheckpoint(*written);
+    }
+    const MutexLock lock(&mutex_);
+    waiting_.reset();
+    if (status_.ok()) status_ = status;
+    changed_.NotifyAll();
+  }
+}
+
+}  // namespace sab::trainer

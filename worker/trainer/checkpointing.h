@@ -1,0 +1,78 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/base/mutex.h"
+#include "model/parameters.h"
+#include "model/train/train_loop.h"
+#include "worker/trainer/agent_client.h"
+
+namespace sab::trainer {
+
+// What a checkpoint holds, copied out of the training.
+struct Snapshot {
+  model::TrainState state;
+  std::vector<model::NamedTensor> parameters;  // on the CPU
+  std::vector<model::NamedTensor> optimizer;   // on the CPU
+};
+Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters, const model::Optimizer& optimizer);
+
+// What goes into every checkpoint of a job besides the snapshot.
+struct CheckpointContext {
+  std::string parent;  // folder
+  v1::TrainerId id;
+  v1::JobSpec spec;
+  int world_size = 1;
+  std::string vocabulary;
+};
+
+// Writes one checkpoint, complete on return. ResourceExhausted: the disk is full.
+absl::StatusOr<v1::Checkpoint> WriteCheckpoint(const CheckpointContext& context, const Snapshot& snapshot);
+
+// A checkpoint read back.
+struct Restored {
+  model::TrainState state;
+  std::string vocabulary;
+  std::vector<model::NamedTensor> parameters;
+  std::vector<model::NamedTensor> optimizer;
+};
+// Verifies `folder` and reads it. DataLoss names the file and what is wrong.
+absl::StatusOr<Restored> ReadCheckpoint(const std::string& folder);
+
+// Fills in the parameters of a network. FailedPrecondition names the parameter that is missing or has another shape.
+absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& parameters);
+
+// Removes what trainers that were killed in the middle of a checkpoint left in `parent`.
+void RemoveUnfinishedCheckpoints(const std::string& parent);
+
+// Writes checkpoints and tells the agent, on a thread of its own while training goes on; one at a time.
+class CheckpointWorker {
+ public:
+  CheckpointWorker(CheckpointContext context, AgentClient& agent);
+  ~CheckpointWorker();
+
+  // Hands a snapshot over; waits while the one before is still being written. The error of an earlier one, if there was any.
+  absl::Status Submit(Snapshot snapshot) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Waits until all is written and told. The first error.
+  absl::Status Finish() ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  void Run() ABSL_LOCKS_EXCLUDED(mutex_);
+  void AwaitIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const CheckpointContext context_;
+  AgentClient& agent_;
+  Mutex mutex_;
+  CondVar changed_;
+  std::optional<Snapshot> waiting_ ABSL_GUARDED_BY(mutex_);  // being written or about to be
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace sab::trainer
