@@ -59,6 +59,8 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
   for (int state = v1::JobState_MIN + 1; state <= v1::JobState_MAX; ++state) {
     jobs_.Add({{"state", Label(static_cast<v1::JobState>(state))}});
   }
+  // From 0, so that increase() sees the first one of each.
+  for (const char* outcome : {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded"}) attempts_.Add({{"outcome", outcome}});
   SetWorkers(0, 0);
 }
 
