@@ -19,6 +19,7 @@ void AddLogs(CLI::App& app, Context* context);
 void AddMetrics(CLI::App& app, Context* context);
 void AddCheckpoint(CLI::App& app, Context* context);
 void AddWorker(CLI::App& app, Context* context);
+void AddCompare(CLI::App& app, Context* context);
 void AddExplain(CLI::App& app, Context* context);
 void AddUp(CLI::App& app, Context* context);
 void AddCompletion(CLI::App& app, Context* context);

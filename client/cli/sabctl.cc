@@ -24,6 +24,7 @@ void AddCommands(CLI::App& app, Context* context) {
   AddDelete(app, context);
   AddLogs(app, context);
   AddMetrics(app, context);
+  AddCompare(app, context);
   AddCheckpoint(app, context);
   AddWorker(app, context);
   AddExplain(app, context);

@@ -24,6 +24,7 @@ struct Prepared {
   std::vector<std::string> environment_text;
   std::vector<char*> environment;
   int output = -1;
+  int errors = -1;
   int error_pipe[2] = {-1, -1};
 };
 
@@ -52,10 +53,9 @@ std::vector<std::string> Environment(const std::map<std::string, std::string>& a
   sigprocmask(SIG_SETMASK, &none, nullptr);
   // The parent may have ended before the line above took effect.
   if (getppid() != parent) _exit(127);
-  if (prepared.output >= 0) {
-    dup2(prepared.output, STDOUT_FILENO);
-    dup2(prepared.output, STDERR_FILENO);
-  }
+  const int errors = prepared.errors >= 0 ? prepared.errors : prepared.output;
+  if (prepared.output >= 0) dup2(prepared.output, STDOUT_FILENO);
+  if (errors >= 0) dup2(errors, STDERR_FILENO);
   const int null = open("/dev/null", O_RDONLY);
   if (null >= 0) dup2(null, STDIN_FILENO);
   execve(prepared.arguments[0], prepared.arguments.data(), prepared.environment.data());
@@ -71,9 +71,10 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   prepared.arguments = Pointers(options.command);
   prepared.environment_text = Environment(options.environment);
   prepared.environment = Pointers(prepared.environment_text);
-  if (!options.output.empty()) {
-    prepared.output = open(options.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (prepared.output < 0) return absl::ErrnoToStatus(errno, "cannot write " + options.output);
+  for (const auto& [path, descriptor] : {std::pair(&options.output, &prepared.output), std::pair(&options.errors, &prepared.errors)}) {
+    if (path->empty()) continue;
+    *descriptor = open(path->c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (*descriptor < 0) return absl::ErrnoToStatus(errno, "cannot write " + *path);
   }
   if (pipe2(prepared.error_pipe, O_CLOEXEC) != 0) return absl::ErrnoToStatus(errno, "pipe");
   const pid_t parent = getpid();
@@ -81,7 +82,9 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   if (pid == 0) RunChild(prepared, parent);
   const int fork_error = errno;
   close(prepared.error_pipe[1]);
-  if (prepared.output >= 0) close(prepared.output);
+  for (int descriptor : {prepared.output, prepared.errors}) {
+    if (descriptor >= 0) close(descriptor);
+  }
   int error = pid < 0 ? fork_error : 0;
   // Ends without a byte when exec closed the other side.
   if (pid > 0) {

@@ -13,7 +13,8 @@ namespace sab {
 
 struct ChildOptions {
   std::vector<std::string> command;               // the program's path, then its arguments
-  std::string output;                             // file that standard output and error are appended to; empty: inherited
+  std::string output;                             // file that standard output is appended to; empty: inherited
+  std::string errors;                             // the same for standard error; empty: it goes where the output goes
   std::map<std::string, std::string> environment; // added to ours
 };
 

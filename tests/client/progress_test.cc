@@ -77,7 +77,7 @@ TEST_F(ProgressViewTest, StatusLineHasStepLossMetricRateAndEta) {
   Add(&evaluation, 500, "eval", "accuracy", 10, 0.962);
   live_.OnMetrics(evaluation, now_ + absl::Seconds(10));
   EXPECT_EQ(live_.StatusLine(now_ + absl::Seconds(10)),
-            "copy-10  [##########          ]  50%  step 500/1000  loss 0.03125  accuracy 0.962  50 steps/s  ETA 10s");
+            "copy-10  [#########         ]  50%  step 500/1000  loss 0.03125  accuracy 0.962  50 steps/s  ETA 10s");
 }
 
 TEST_F(ProgressViewTest, FiguresStoredBeforeWeCameGiveNoRate) {

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace sab::e2e {
+
+// A small job that trains for some seconds, with a checkpoint and an evaluation now and then.
+inline std::string CopyJob(int replicas, int steps, int checkpoint_every) {
+  return absl::StrCat(
+      "name: e2e-copy\n"
+      "model: {kind: sab, hidden_size: 32}\n"
+      "task: {kind: copy, length: 10, one_hot: true}\n"
+      "train: {batch_size: 16, steps: ", steps, ", seed: 7, clip_norm: 1.0}\n"
+      "eval: {every: 0, sequences: 32}\n"
+      "checkpoint: {every: ", checkpoint_every, ", keep_latest: 100}\n"
+      "resources: {replicas: ", replicas, ", device: cpu}\n");
+}
+
+}  // namespace sab::e2e
