@@ -15,7 +15,6 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/metrics/http_server.h"
-#include "common/metrics/process_metrics.h"
 #include "common/rpc/channel.h"
 #include "server/coordinator/coordinator.h"
 #include "server/events/worker_thread.h"

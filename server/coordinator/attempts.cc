@@ -180,7 +180,8 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
   } else {
     if (!fault.free) backoff = BackoffBefore(++next.restarts);
     job.set_state(v1::JOB_STATE_RECOVERING);
-    job.set_state_reason(absl::StrCat(fault.text, "; restart ", next.restarts, " of ", allowed,
+    job.set_state_reason(absl::StrCat(fault.text, fault.free ? "; starts again, which costs no restart"
+                                                             : absl::StrCat("; restart ", next.restarts, " of ", allowed),
                                       backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
   }
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+
+namespace sab::testing_util {
+
+// A clock that moves only when told. Thread-safe.
+class FakeClock : public Clock {
+ public:
+  absl::Time Now() const override { return absl::FromUnixSeconds(1767225600) + absl::Nanoseconds(nanos_.load()); }
+  absl::Duration Monotonic() const override { return absl::Seconds(1000) + absl::Nanoseconds(nanos_.load()); }
+  void Advance(absl::Duration duration) { nanos_ += absl::ToInt64Nanoseconds(duration); }
+
+ private:
+  std::atomic<int64_t> nanos_ = 0;
+};
+
+}  // namespace sab::testing_util
