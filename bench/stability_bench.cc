@@ -87,8 +87,8 @@ class Bench {
   }
 
   void Run() const {
-    std::printf("| %-20s | %8s | %8s | %8s | %7s | %7s | %8s | %7s | %7s | %7s |\n", "variant", "g first", "g median",
-                "g max", "max h", "loss", "accuracy", "guarded", "updates", "ms");
+    std::printf("| %-20s | %8s | %8s | %6s | %6s | %6s | %8s | %7s | %9s | %7s | %6s |\n", "variant", "g median",
+                "g max", "g>100", "max h", "loss", "accuracy", "guarded", "at chance", "updates", "ms");
     for (Variant variant : Variants(Number("tie_guard"))) {
       if (variant.name.find(options_.at("only")) == std::string::npos) continue;
       variant.config.hidden_size = Integer("hidden");
@@ -108,7 +108,7 @@ class Bench {
     const auto engine = MakeEngine(variant.config, task_->shape(), parameters);
     const auto optimizer = MakeOptimizer({}, parameters.values());
     const int64_t updates = Integer("updates"), rows = Integer("batch");
-    std::vector<double> norms;
+    std::vector<double> norms, losses;
     PassSums recent;  // of the last tenth
     double max_norm = 0;
     int64_t done = 0;
@@ -119,6 +119,7 @@ class Bench {
       parameters.gradients().zero_();
       const PassSums sums = engine->ForwardBackward(batch, 1 / count);
       norms.push_back(GradientNorm(parameters.gradients()));
+      losses.push_back(sums.loss_sum / count);
       max_norm = std::max(max_norm, sums.max_hidden_norm);
       if (step > updates - std::max<int64_t>(1, updates / 10)) recent += sums;
       if (!std::isfinite(norms.back())) continue;  // skipped, as a job does
@@ -128,13 +129,31 @@ class Bench {
     }
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
     const double pairs = static_cast<double>(recent.loss_count);
-    std::printf("| %-20s | %8.2g | %8.2g | %8.2g | %7.3g | %7.4f | %7.1f%% | %6.1f%% | %7ld | %7.1f |\n",
-                variant.name.c_str(), norms[0], Median(norms), *std::max_element(norms.begin(), norms.end()),
+    const auto above = std::count_if(norms.begin(), norms.end(), [](double norm) { return !(norm <= 100); });
+    std::printf("| %-20s | %8.2g | %8.2g | %5.1f%% | %6.3g | %6.4f | %7.1f%% | %6.1f%% | %9s | %7ld | %6.1f |\n",
+                variant.name.c_str(), Median(norms), *std::max_element(norms.begin(), norms.end()),
+                100.0 * static_cast<double>(above) / static_cast<double>(norms.size()),
                 max_norm / std::sqrt(Number("hidden")), recent.loss_sum / pairs, Accuracy(recent),
-                100 * static_cast<double>(recent.guarded_count) / pairs, static_cast<long>(done),
-                spent.count() / static_cast<double>(norms.size()));
+                100 * static_cast<double>(recent.guarded_count) / pairs, AtChance(losses).c_str(),
+                static_cast<long>(done), spent.count() / static_cast<double>(norms.size()));
     Transfer(*engine);
     std::fflush(stdout);
+  }
+
+  // The update from which on the mean loss of 20 updates stays near chance; "never".
+  std::string AtChance(const std::vector<double>& losses) const {
+    constexpr size_t kWindow = 20;
+    const double chance = 10 * std::log(8.0) / (Number("length") + 20);
+    size_t update = losses.size();
+    double sum = 0;
+    for (size_t i = losses.size(); i-- > 0;) {
+      sum += losses[i];
+      if (i + kWindow > losses.size()) continue;
+      if (i + kWindow < losses.size()) sum -= losses[i + kWindow];
+      if (!(sum / kWindow <= 1.1 * chance)) break;
+      update = i;
+    }
+    return update + kWindow > losses.size() ? "never" : std::to_string(update + 1);
   }
 
   static double Accuracy(const PassSums& sums) {
