@@ -19,6 +19,7 @@ struct Block {
   int64_t rows() const { return in.rows; }
   int64_t hidden() const { return plan.hidden; }
   int64_t state() const { return in.rows * plan.hidden; }  // elements of one (R, H)
+  Panels<T> Square(const T* packed) const { return {packed, plan.hidden, plan.hidden}; }
   bool keeps_all_steps() const { return plan.slots() == plan.steps; }
   // Where step t (from 1) keeps its gates; its state before the step is slot `Slot(t)` of c and h, after it the next.
   int64_t Slot(int64_t t) const { return keeps_all_steps() ? t - 1 : (t - 1) % plan.chunk; }

@@ -262,7 +262,6 @@ bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::D
   };
   if (!device.is_cpu()) return no("device: the fused engine runs on a CPU");
   if (config.precision == Precision::kBf16) return no("precision: the fused engine computes in fp32 or fp64");
-  if (config.kind == Kind::kAttention) return no("kind: attention has no fused engine yet");
   if (config.kind != Kind::kSab) return true;
   if (config.recall == Recall::kAll || config.recall == Recall::kRandom) return no("recall: all and random are the reference's");
   if (config.memory_capacity == 0) return true;

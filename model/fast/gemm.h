@@ -74,15 +74,24 @@ SAB_INLINE TileFunction<T> TileFor(int64_t rows, int64_t width) {
   return vectors == 2 ? TileOfRows<T, 2>(rows) : TileOfRows<T, 1>(rows);
 }
 
-// c (rows, columns) = [c +] a (rows, depth) b, with b packed.
+// A packed matrix (depth, columns); of a deeper one that was packed with `packed_depth`, its first rows.
 template <class T>
-void MultiplyPacked(const T* a, int64_t lda, int64_t rows, const T* packed, int64_t depth, int64_t columns, T* c,
-                    int64_t ldc, bool accumulate) {
-  for (int64_t j = 0; j < columns; j += kPanel<T>) {
-    const int64_t width = Smaller(kPanel<T>, columns - j);
+struct Panels {
+  const T* data;
+  int64_t depth;
+  int64_t columns;
+  int64_t packed_depth = depth;
+};
+
+// c (rows, b.columns) = [c +] a (rows, b.depth) b. Rows of a lie lda apart.
+template <class T>
+void MultiplyPacked(const T* a, int64_t lda, int64_t rows, const Panels<T>& b, T* c, bool accumulate) {
+  for (int64_t j = 0; j < b.columns; j += kPanel<T>) {
+    const int64_t width = Smaller(kPanel<T>, b.columns - j);
+    const T* const panel = b.data + j * b.packed_depth;
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int64_t count = Smaller<int64_t>(kTileRows, rows - r);
-      TileFor<T>(count, width)(a + r * lda, lda, 1, packed + j * depth, depth, c + r * ldc + j, ldc, accumulate);
+      TileFor<T>(count, width)(a + r * lda, lda, 1, panel, b.depth, c + r * b.columns + j, b.columns, accumulate);
     }
   }
 }
@@ -96,14 +105,8 @@ struct OuterOperand {
   T* c;
 };
 
-// Elements of scratch that AddOuterProducts needs.
-template <class T>
-constexpr int64_t OuterScratch(int64_t depth, int64_t total_count, int64_t operands) {
-  return depth * (total_count + operands * kTileRows + kPanel<T>);
-}
-
 // For each operand, c += a^T b, where b is (depth, columns) with row stride ldb and c has row stride `columns`.
-// Both sides are packed first: b's panel stays in the first-level cache while all rows of c pass by.
+// `scratch` holds depth * (all counts + 8 for each operand + 48) elements. Both sides are packed first: b's panel stays in the first-level cache while all rows of c pass by.
 template <class T>
 void AddOuterProducts(const OuterOperand<T>* operands, int64_t operand_count, const T* b, int64_t ldb, int64_t depth,
                       int64_t columns, T* scratch) {

@@ -46,8 +46,8 @@ template <class T>
 void Outputs<T>::Logits(int64_t positions, const T* h, const T* s) const {
   T* y = b_.work.logits;
   for (int64_t p = 0; p < positions; ++p) Copy(b_.net.out_bias, y + p * outputs_, outputs_);
-  MultiplyPacked(h, hidden_, positions, b_.net.v_h, hidden_, outputs_, y, outputs_, true);
-  if (s != nullptr) MultiplyPacked(s, hidden_, positions, b_.net.v_s, hidden_, outputs_, y, outputs_, true);
+  MultiplyPacked(h, hidden_, positions, {b_.net.v_h, hidden_, outputs_}, y, true);
+  if (s != nullptr) MultiplyPacked(s, hidden_, positions, {b_.net.v_s, hidden_, outputs_}, y, true);
 }
 
 template <class T>
@@ -119,11 +119,11 @@ void Outputs<T>::Back(int64_t positions, const T* h, const T* s) const {
   const Gradients<T>& g = *b_.gradients;
   const T* d = b_.work.logits;
   for (int64_t p = 0; p < positions; ++p) Add(d + p * outputs_, g.out_bias, outputs_);
-  MultiplyPacked(d, outputs_, positions, b_.net.v_h_back, outputs_, hidden_, b_.work.d_out_h, hidden_, false);
+  MultiplyPacked(d, outputs_, positions, {b_.net.v_h_back, outputs_, hidden_}, b_.work.d_out_h, false);
   const OuterOperand<T> left{d, outputs_, outputs_, g.v_h};
   AddOuterProducts(&left, 1, h, hidden_, positions, hidden_, b_.work.outer);
   if (s == nullptr) return;
-  MultiplyPacked(d, outputs_, positions, b_.net.v_s_back, outputs_, hidden_, b_.work.d_out_s, hidden_, false);
+  MultiplyPacked(d, outputs_, positions, {b_.net.v_s_back, outputs_, hidden_}, b_.work.d_out_s, false);
   const OuterOperand<T> context{d, outputs_, outputs_, g.v_s};
   AddOuterProducts(&context, 1, s, hidden_, positions, hidden_, b_.work.outer);
 }

@@ -70,6 +70,23 @@ void TakeMemories(const Plan& p, Arena& arena, Workspace<T>* w) {
 }
 
 template <class T>
+void TakeAttention(const Plan& p, Arena& arena, Workspace<T>* w) {
+  const int64_t state = p.rows * p.hidden, padded = RoundUp(p.steps, kPad);
+  arena.Take(&w->states, (p.steps + 1) * state);
+  arena.Take(&w->contexts, p.steps * state);
+  for (T** field : {&w->row_memory, &w->row_memory_panels, &w->row_key, &w->row_exp_key, &w->row_query}) {
+    arena.Take(field, padded * p.hidden);
+  }
+  arena.Take(&w->tile_alpha, 16 * padded);
+  arena.Take(&w->tile_state, 16 * p.hidden);
+  if (!p.backward) return;
+  arena.Take(&w->d_states, (p.steps + 1) * state);
+  for (T** field : {&w->row_transposed_panels, &w->row_d_key, &w->row_d_memory}) arena.Take(field, padded * p.hidden);
+  arena.Take(&w->tile_d, 16 * padded);
+  arena.Take(&w->tile_outer, 16 * (padded + 64));
+}
+
+template <class T>
 void TakeChunk(const Plan& p, Arena& arena, Workspace<T>* w) {
   const int64_t state = p.rows * p.hidden;
   const int64_t depth = p.chunk * p.rows;
@@ -106,7 +123,7 @@ Plan MakePlan(const ModelConfig& config, const TaskShape& shape, int64_t rows, i
   p.chunk = std::min<int64_t>(steps, std::max<int64_t>(16, 512 / p.rows));
   if (p.recalls()) p.memories = 1 + steps / config.k_att;
   if (config.kind == Kind::kAttention) p.memories = steps;
-  if (backward && config.kind != Kind::kAttention) {
+  if (backward) {
     p.recompute = config.recompute == Recompute::kOn;
     const bool choose = config.recompute == Recompute::kAuto;
     if (choose) p.recompute = LayOutWorkspace<float>(p, nullptr).bytes > static_cast<size_t>(kAutoRecomputeBytes);
@@ -120,6 +137,7 @@ Workspace<T> LayOutWorkspace(const Plan& p, char* base) {
   Workspace<T> w;
   TakeSteps(p, arena, &w);
   if (p.recalls()) TakeMemories(p, arena, &w);
+  if (p.config.kind == Kind::kAttention) TakeAttention(p, arena, &w);
   TakeChunk(p, arena, &w);
   w.bytes = arena.used();
   return w;

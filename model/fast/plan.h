@@ -108,15 +108,22 @@ struct Workspace {
   T* ones = nullptr;      // (16)
   T* outer = nullptr;     // scratch of AddOuterProducts
 
-  // Kind attention, one row of the block at a time.
-  T* row_key = nullptr;      // (N, H)
-  T* row_exp_key = nullptr;  // (ceil(N/16), H, 16)
-  T* row_d_key = nullptr;    // (N, H)
-  T* row_query = nullptr;    // (T, H)
-  T* row_context = nullptr;  // (T, H)
-  T* row_d_s = nullptr;      // (T, H)
-  T* row_d_h = nullptr;      // (T, R, H) what attention and outputs send to h_t
-  T* row_logits = nullptr;   // (T, O)
+  // Kind attention. P is T rounded up to 16; row_* serve one row of the block at a time, tile_* sixteen of its queries.
+  T* states = nullptr;         // (T + 1, R, H) the zero state and every h_t
+  T* contexts = nullptr;       // (T, R, H) s_t; going backward its gradient
+  T* d_states = nullptr;       // (T + 1, R, H) what outputs and attention send to h_t
+  T* row_memory = nullptr;     // (P, H)
+  T* row_memory_panels = nullptr;      // packed (P) x (H)
+  T* row_transposed_panels = nullptr;  // packed (H) x (P); training only
+  T* row_key = nullptr;        // (P, H)
+  T* row_exp_key = nullptr;    // (P/16, H, 16)
+  T* row_query = nullptr;      // (P, H); going backward its gradient
+  T* row_d_key = nullptr;      // (P/16, H, 16), then (P, H) in row_key
+  T* row_d_memory = nullptr;   // (P, H)
+  T* tile_alpha = nullptr;     // (16, P)
+  T* tile_d = nullptr;         // (16, P)
+  T* tile_state = nullptr;     // (16, H)
+  T* tile_outer = nullptr;     // scratch of AddOuterProducts
 
   size_t bytes = 0;
 };

@@ -127,7 +127,7 @@ void Memories<T>::Write(int64_t t, const T* state) {
   T* memory = w_.memory + i * rows_ * hidden_;
   if (memory != state) Copy(state, memory, rows_ * hidden_);
   if (b_.plan.has_keys()) {
-    MultiplyPacked(memory, hidden_, rows_, b_.net.w_m, hidden_, hidden_, w_.key + i * rows_ * hidden_, hidden_, false);
+    MultiplyPacked(memory, hidden_, rows_, b_.Square(b_.net.w_m), w_.key + i * rows_ * hidden_, false);
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t place = Vacate(i, r);
       if (place >= 0) StoreKey(i, place, r);
@@ -370,7 +370,7 @@ void Memories<T>::AddStateGradient(int64_t t, T* d_state) {
   if (c_.mental_updates) Add(w_.d_memory + i * state, d_state, state);
   if (b_.plan.has_keys()) {
     if (!through_score) return;
-    MultiplyPacked(w_.d_key + i * state, hidden_, rows_, b_.net.w_m_back, hidden_, hidden_, d_state, hidden_, true);
+    MultiplyPacked(w_.d_key + i * state, hidden_, rows_, b_.Square(b_.net.w_m_back), d_state, true);
     return;
   }
   for (int64_t r = 0; r < rows_; ++r) {

@@ -1,20 +1,23 @@
 #pragma once
 
+#include "model/fast/attention.h"
 #include "model/fast/outputs.h"
 #include "model/fast/recall.h"
 
-// One block of rows through the whole sequence: kinds sab and lstm.
+// One block of rows through the whole sequence.
 //
 // Forward, a step keeps its gates, c, h, W_q h^ and what it recalled. Backward goes chunk by chunk from the end: outputs and
 // loss of the chunk, then its steps in descending order, then the weight gradients as sums of outer products over the chunk.
 // With recompute only the state before each chunk and the recalls are kept, and a chunk's steps are run again first.
+//
+// Kind attention is an lstm whose states are read when all are known, and whose way back starts with what that reading sends them.
 namespace sab::model::fast::SAB_ISA {
 
 template <class T>
 class Sweep {
  public:
   explicit Sweep(const Block<T>& block)
-      : b_(block), w_(block.work), memories_(block), outputs_(block), rows_(block.rows()), hidden_(block.hidden()) {}
+      : b_(block), w_(block.work), memories_(block), attention_(block), outputs_(block), rows_(block.rows()), hidden_(block.hidden()) {}
 
   void Train();
   void Evaluate();
@@ -30,7 +33,13 @@ class Sweep {
   bool Recalls() const { return b_.plan.recalls(); }
   bool HasQuery() const { return Recalls() && b_.plan.has_keys(); }
 
+  bool Attends() const { return b_.plan.config.kind == Kind::kAttention; }
+  // What outputs (and attention) send to h_t.
+  const T* FromOutputs(int64_t t) const { return Attends() ? w_.d_states + t * b_.state() : Chunked(w_.d_out_h, t); }
+
   void Begin();
+  void ForwardAll();
+  void ReadStates();
   void BeginChunk(int64_t first);
   void Forward(int64_t t, bool again);
   void ProjectInputs(int64_t t, T* gates) const;
@@ -45,6 +54,7 @@ class Sweep {
   const Block<T>& b_;
   const Workspace<T>& w_;
   Memories<T> memories_;
+  Attention<T> attention_;
   Outputs<T> outputs_;
   const int64_t rows_;
   const int64_t hidden_;
@@ -106,14 +116,14 @@ void Sweep<T>::Forward(int64_t t, bool again) {
   T* const c = CellBefore(t) + b_.state();
   T* const h = HiddenBefore(t) + b_.state();
   ProjectInputs(t, gates);
-  if (t > 1) MultiplyPacked(h_before, hidden_, rows_, b_.net.w_hh, hidden_, 4 * hidden_, gates, 4 * hidden_, true);
+  if (t > 1) MultiplyPacked(h_before, hidden_, rows_, {b_.net.w_hh, hidden_, 4 * hidden_}, gates, true);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t at = r * hidden_;
     CellForward(gates + 4 * at, c_before + at, c + at, h + at, hidden_);
   }
   if (Recalls()) {
     T* const q = HasQuery() ? Query(t) : nullptr;
-    if (HasQuery()) MultiplyPacked(h, hidden_, rows_, b_.net.w_q, hidden_, hidden_, q, hidden_, false);
+    if (HasQuery()) MultiplyPacked(h, hidden_, rows_, b_.Square(b_.net.w_q), q, false);
     const bool writes = !again && t % b_.plan.config.k_att == 0;
     const bool provisional = b_.plan.config.memory_state == MemoryState::kProvisional;
     T* const memory = writes ? w_.memory + t / b_.plan.config.k_att * b_.state() : nullptr;
@@ -129,28 +139,54 @@ void Sweep<T>::Forward(int64_t t, bool again) {
 }
 
 template <class T>
-void Sweep<T>::Evaluate() {
+void Sweep<T>::ForwardAll() {
   Begin();
+  const bool outputs_now = b_.gradients == nullptr && !Attends();
   for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
-    const int64_t last = ChunkEnd(first);
+    const int64_t last = ChunkEnd(first), count = last - first + 1;
     BeginChunk(first);
     for (int64_t t = first; t <= last; ++t) Forward(t, false);
-    outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
+    const T* h = HiddenBefore(first) + b_.state();
+    if (outputs_now) outputs_.Pass(first, count, h, Context(first));
+    if (Attends()) Copy(h, w_.states + first * b_.state(), count * b_.state());
   }
+}
+
+// Kind attention, once all states are known: contexts and outputs; in training also the gradients of the states.
+template <class T>
+void Sweep<T>::ReadStates() {
+  const int64_t state = b_.state();
+  attention_.Forward();
+  for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
+    const int64_t count = ChunkEnd(first) - first + 1;
+    T* const contexts = w_.contexts + (first - 1) * state;
+    const bool any = outputs_.Pass(first, count, w_.states + first * state, contexts);
+    if (b_.gradients == nullptr) continue;
+    if (any) {
+      Copy(w_.d_out_h, w_.d_states + first * state, count * state);
+      Copy(w_.d_out_s, contexts, count * state);
+    } else {
+      Zero(w_.d_states + first * state, count * state);
+      Zero(contexts, count * state);
+    }
+  }
+  if (b_.gradients != nullptr) attention_.Backward();
+}
+
+template <class T>
+void Sweep<T>::Evaluate() {
+  ForwardAll();
+  if (Attends()) ReadStates();
 }
 
 template <class T>
 void Sweep<T>::Train() {
-  Begin();
-  for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
-    const int64_t last = ChunkEnd(first);
-    BeginChunk(first);
-    for (int64_t t = first; t <= last; ++t) Forward(t, false);
-  }
+  for (int64_t i = 0; i < kPad; ++i) w_.ones[i] = 1;
+  ForwardAll();
+  if (Attends()) ReadStates();
   if (Recalls()) memories_.ClearGradients();
   Zero(w_.d_h, b_.state());
   Zero(w_.d_c, b_.state());
-  for (int64_t i = 0; i < kPad; ++i) w_.ones[i] = 1;
   for (int64_t chunk = b_.plan.chunks() - 1; chunk >= 0; --chunk) BackwardChunk(1 + chunk * b_.plan.chunk);
 }
 
@@ -173,7 +209,8 @@ template <class T>
 void Sweep<T>::BackwardChunk(int64_t first) {
   const int64_t last = ChunkEnd(first);
   Restore(first);
-  const bool has_output = outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
+  const bool has_output =
+      Attends() || outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
   for (int64_t t = last; t >= first; --t) Backward(t, has_output);
   WeightGradients(first, last);
 }
@@ -197,7 +234,7 @@ void Sweep<T>::BackwardRecall(int64_t t, bool has_output) {
   T* const q = HasQuery() ? Query(t) : nullptr;
   memories_.Backward(t, d_s, hat, q, w_.d_hat);
   if (HasQuery() && !config.detach_scores) {
-    MultiplyPacked(q, hidden_, rows_, b_.net.w_q_back, hidden_, hidden_, w_.d_hat, hidden_, true);
+    MultiplyPacked(q, hidden_, rows_, b_.Square(b_.net.w_q_back), w_.d_hat, true);
   }
 }
 
@@ -207,7 +244,7 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
   T* const gates = Gates(t);
   const T* const c_before = CellBefore(t);
   const T* const c = c_before + state;
-  if (has_output) Add(Chunked(w_.d_out_h, t), w_.d_h, state);
+  if (has_output) Add(FromOutputs(t), w_.d_h, state);
   const T* d_hat = w_.d_h;
   if (Recalls()) {
     T* const hat = Chunked(w_.hat, t);
@@ -223,7 +260,7 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
     Zero(w_.d_h, state);
     if (b_.plan.config.truncate == Truncate::kBoth) Zero(w_.d_c, state);
   } else if (t > 1) {
-    MultiplyPacked(gates, wide, rows_, b_.net.w_hh_back, wide, hidden_, w_.d_h, hidden_, false);
+    MultiplyPacked(gates, wide, rows_, {b_.net.w_hh_back, wide, hidden_}, w_.d_h, false);
   }
 }
 
