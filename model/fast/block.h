@@ -30,4 +30,20 @@ struct Block {
   bool Ends(int64_t row, int64_t t) const { return in.length(row, plan.steps) < t; }  // t lies beyond the row's end
 };
 
+// Adds its lifetime to a part of the profile, where one is taken.
+class Timed {
+ public:
+  SAB_INLINE Timed(int64_t* ticks, Part part) : ticks_(ticks), part_(part), start_(ticks != nullptr ? Ticks() : 0) {}
+  SAB_INLINE ~Timed() {
+    if (ticks_ != nullptr) ticks_[part_] += Ticks() - start_;
+  }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
+
+ private:
+  int64_t* const ticks_;
+  const Part part_;
+  const int64_t start_;
+};
+
 }  // namespace sab::model::fast::SAB_ISA

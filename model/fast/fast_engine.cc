@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
@@ -70,6 +71,9 @@ class FastEngine : public Engine {
     return RunBlocks(fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), false), batch, 0, nullptr);
   }
 
+  // Adds each part's ticks in later passes, from every thread: for one thread only. Null: ends it.
+  void Measure(int64_t* ticks) { ticks_ = ticks; }
+
   at::Tensor Outputs(const Batch& batch) override {
     at::Tensor y = at::empty({batch.rows(), batch.steps(), shape_.outputs}, parameters_.values().options());
     RunBlocks(fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), false), batch, 0, y.mutable_data_ptr<T>());
@@ -107,6 +111,7 @@ class FastEngine : public Engine {
   std::vector<fast::Buffer> work_;       // a thread each: workspace, then gradients of its block
   fast::Buffer net_, total_;             // packed weights; sum of the blocks' gradients
   std::vector<T> input_gates_, wide_;
+  int64_t* ticks_ = nullptr;
 };
 
 template <class T>
@@ -203,6 +208,7 @@ PassSums FastEngine<T>::RunBlocks(const Plan& plan, const Batch& batch, double l
       BlockInput<T> in = inputs.Block(first, std::min(plan.rows, rows - first), plan.steps, shape_);
       in.metric_from = batch.metric_from;
       in.loss_scale = loss_scale;
+      in.ticks = ticks_;
       if (outputs != nullptr) in.outputs = outputs + first * plan.steps * shape_.outputs;
       BlockSums block_sums;
       std::fill_n(part, count, T{0});
@@ -277,6 +283,33 @@ std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShap
   if (!FastEngineSupports(config, shape, parameters.values().device(), &why_not)) throw std::invalid_argument(why_not);
   if (config.precision == Precision::kFp64) return std::make_unique<FastEngine<double>>(config, shape, parameters);
   return std::make_unique<FastEngine<float>>(config, shape, parameters);
+}
+
+std::vector<std::pair<std::string, double>> ProfileFastStep(const ModelConfig& config, const TaskShape& shape,
+                                                            ParameterSet& parameters, const Batch& batch) {
+  static constexpr const char* kNames[fast::kParts] = {
+      "cell: products",  "cell: pointwise", "queries",        "scores and recall", "memories and keys", "outputs and loss",
+      "recall backward", "cell backward",   "weight gradients", "attention"};
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  FastEngine<float> engine(config, shape, parameters);
+  engine.ForwardBackward(batch, 1);  // touches the memory
+  std::vector<int64_t> ticks(fast::kParts, 0);
+  engine.Measure(ticks.data());
+  const auto start = std::chrono::steady_clock::now();
+  const int64_t first_tick = fast::Ticks();
+  engine.ForwardBackward(batch, 1);
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  const double per_tick = seconds.count() / static_cast<double>(fast::Ticks() - first_tick);
+  at::set_num_threads(threads);
+  double rest = seconds.count();
+  std::vector<std::pair<std::string, double>> parts;
+  for (int part = 0; part < fast::kParts; ++part) {
+    parts.emplace_back(kNames[part], static_cast<double>(ticks[static_cast<size_t>(part)]) * per_tick);
+    rest -= parts.back().second;
+  }
+  parts.emplace_back("the rest", rest);
+  return parts;
 }
 
 }  // namespace sab::model

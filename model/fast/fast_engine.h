@@ -4,6 +4,8 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "model/engine.h"
 
@@ -18,5 +20,10 @@ bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::D
 // (at::get_num_threads() at each pass) and in every run on one kind of machine. `parameters` must outlive it.
 // Throws std::invalid_argument where FastEngineSupports is false.
 std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters);
+
+// One training step on one thread, and how the time divides over its parts, in seconds: {"scores and recall", 0.021}, ...
+// Adds to the gradients like ForwardBackward.
+std::vector<std::pair<std::string, double>> ProfileFastStep(const ModelConfig& config, const TaskShape& shape,
+                                                            ParameterSet& parameters, const Batch& batch);
 
 }  // namespace sab::model

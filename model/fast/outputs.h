@@ -131,6 +131,7 @@ void Outputs<T>::Back(int64_t positions, const T* h, const T* s) const {
 template <class T>
 bool Outputs<T>::Pass(int64_t first, int64_t count, const T* h, const T* s) {
   if (!AnyLoss(first, count)) return false;
+  const Timed timed(b_.in.ticks, kOutputs);
   const int64_t rows = b_.rows();
   Logits(count * rows, h, s);
   for (int64_t p = 0; p < count; ++p)

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <time.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -195,6 +197,20 @@ struct NetView {
   const T* out_bias = nullptr;
 };
 
+// What a pass spends its time on, for the profile.
+enum Part { kCellProducts, kCellPointwise, kQueries, kRecall, kKeys, kOutputs, kRecallBackward, kCellBackward, kWeightGradients, kAttention, kParts };
+
+// A clock that costs next to nothing, of a constant rate.
+SAB_PLAN_INLINE inline int64_t Ticks() {
+#if defined(__x86_64__)
+  return static_cast<int64_t>(__builtin_ia32_rdtsc());
+#else
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{1000000000} * now.tv_sec + now.tv_nsec;
+#endif
+}
+
 // The rows of one block. Pointers are to its first row; rows lie `steps` apart.
 template <class T>
 struct BlockInput {
@@ -207,6 +223,7 @@ struct BlockInput {
   T* outputs = nullptr;                    // (rows, T, real O), written when not null (evaluation only)
   int64_t metric_from = 0;
   double loss_scale = 0;
+  int64_t* ticks = nullptr;                // (kParts) of Ticks(), added to; null: not measured
 
   SAB_PLAN_INLINE int64_t length(int64_t row, int64_t steps) const { return lengths != nullptr ? lengths[row] : steps; }
 };

@@ -42,6 +42,8 @@ class Sweep {
   void ReadStates();
   void BeginChunk(int64_t first);
   void Forward(int64_t t, bool again);
+  void ForwardCell(int64_t t);
+  void ForwardRecall(int64_t t, bool again, T* h);
   void ProjectInputs(int64_t t, T* gates) const;
   void TrackNorm(int64_t t, const T* h) const;
   void BackwardChunk(int64_t first);
@@ -110,32 +112,54 @@ void Sweep<T>::TrackNorm(int64_t t, const T* h) const {
 // again: the step has run before and its recalls are known.
 template <class T>
 void Sweep<T>::Forward(int64_t t, bool again) {
+  T* const h = HiddenBefore(t) + b_.state();
+  ForwardCell(t);
+  if (Recalls()) ForwardRecall(t, again, h);
+  if (!again) TrackNorm(t, h);
+}
+
+template <class T>
+void Sweep<T>::ForwardCell(int64_t t) {
   T* const gates = Gates(t);
   const T* const c_before = CellBefore(t);
-  const T* const h_before = HiddenBefore(t);
+  {
+    const Timed timed(b_.in.ticks, kCellProducts);
+    ProjectInputs(t, gates);
+    if (t > 1) MultiplyPacked(HiddenBefore(t), hidden_, rows_, {b_.net.w_hh, hidden_, 4 * hidden_}, gates, true);
+  }
+  const Timed timed(b_.in.ticks, kCellPointwise);
   T* const c = CellBefore(t) + b_.state();
   T* const h = HiddenBefore(t) + b_.state();
-  ProjectInputs(t, gates);
-  if (t > 1) MultiplyPacked(h_before, hidden_, rows_, {b_.net.w_hh, hidden_, 4 * hidden_}, gates, true);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t at = r * hidden_;
     CellForward(gates + 4 * at, c_before + at, c + at, h + at, hidden_);
   }
-  if (Recalls()) {
-    T* const q = HasQuery() ? Query(t) : nullptr;
-    if (HasQuery()) MultiplyPacked(h, hidden_, rows_, b_.Square(b_.net.w_q), q, false);
-    const bool writes = !again && t % b_.plan.config.k_att == 0;
-    const bool provisional = b_.plan.config.memory_state == MemoryState::kProvisional;
-    T* const memory = writes ? w_.memory + t / b_.plan.config.k_att * b_.state() : nullptr;
-    if (writes && provisional) Copy(h, memory, b_.state());
+}
+
+// h: the state before recall in, h_t out.
+template <class T>
+void Sweep<T>::ForwardRecall(int64_t t, bool again, T* h) {
+  const ModelConfig& config = b_.plan.config;
+  const bool writes = !again && t % config.k_att == 0;
+  const bool provisional = config.memory_state == MemoryState::kProvisional;
+  T* const memory = writes ? w_.memory + t / config.k_att * b_.state() : nullptr;
+  if (writes && provisional) Copy(h, memory, b_.state());
+  T* const q = HasQuery() ? Query(t) : nullptr;
+  if (HasQuery()) {
+    const Timed timed(b_.in.ticks, kQueries);
+    MultiplyPacked(h, hidden_, rows_, b_.Square(b_.net.w_q), q, false);
+  }
+  {
+    const Timed timed(b_.in.ticks, kRecall);
     if (again) {
       memories_.Replay(t, h, Context(t));
     } else {
       memories_.Recall(t, q, h, Context(t));
     }
-    if (writes) memories_.Write(t, provisional ? memory : h);
   }
-  if (!again) TrackNorm(t, h);
+  if (!writes) return;
+  const Timed timed(b_.in.ticks, kKeys);
+  memories_.Write(t, provisional ? memory : h);
 }
 
 template <class T>
@@ -156,7 +180,10 @@ void Sweep<T>::ForwardAll() {
 template <class T>
 void Sweep<T>::ReadStates() {
   const int64_t state = b_.state();
-  attention_.Forward();
+  {
+    const Timed timed(b_.in.ticks, kAttention);
+    attention_.Forward();
+  }
   for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
     const int64_t count = ChunkEnd(first) - first + 1;
     T* const contexts = w_.contexts + (first - 1) * state;
@@ -170,7 +197,9 @@ void Sweep<T>::ReadStates() {
       Zero(contexts, count * state);
     }
   }
-  if (b_.gradients != nullptr) attention_.Backward();
+  if (b_.gradients == nullptr) return;
+  const Timed timed(b_.in.ticks, kAttention);
+  attention_.Backward();
 }
 
 template <class T>
@@ -218,6 +247,7 @@ void Sweep<T>::BackwardChunk(int64_t first) {
 // d_h is the gradient of h_t: adds what recall at step t sends to h^_t, and to memories.
 template <class T>
 void Sweep<T>::BackwardRecall(int64_t t, bool has_output) {
+  const Timed timed(b_.in.ticks, kRecallBackward);
   const int64_t state = b_.state();
   const ModelConfig& config = b_.plan.config;
   T* const hat = Chunked(w_.hat, t);
@@ -252,6 +282,7 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
     BackwardRecall(t, has_output);
     d_hat = w_.d_hat;
   }
+  const Timed timed(b_.in.ticks, kCellBackward);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t at = r * hidden_;
     CellBackward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
@@ -281,6 +312,7 @@ void Sweep<T>::InputGradients(int64_t first, int64_t last) {
 
 template <class T>
 void Sweep<T>::WeightGradients(int64_t first, int64_t last) {
+  const Timed timed(b_.in.ticks, kWeightGradients);
   const Gradients<T>& g = *b_.gradients;
   const int64_t depth = (last - first + 1) * rows_;
   InputGradients(first, last);
