@@ -55,7 +55,7 @@ class TrainerProcessTest : public ::testing::Test {
 
   static pid_t Start(const FakeAgent& agent, int rank = 0, int attempt = 1) {
     std::vector<std::string> environment = {"SAB_AGENT_SOCKET=" + agent.address(),
-                                            "SAB_TRAINER_ID=jobs/x " + std::to_string(attempt) + " " + std::to_string(rank)};
+                                            "SAB_TRAINER_ID=jobs/x/attempts/" + std::to_string(attempt) + "/ranks/" + std::to_string(rank)};
     for (char** entry = environ; *entry != nullptr; ++entry) environment.push_back(*entry);
     std::vector<char*> pointers;
     for (std::string& entry : environment) pointers.push_back(entry.data());
