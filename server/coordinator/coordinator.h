@@ -130,6 +130,7 @@ class Coordinator {
     int64_t skipped = 0;
   };
   struct ActiveAttempt {
+    ActiveAttempt() {}  // written out: clang cannot make one that std::optional may use inside the enclosing class
     std::vector<Rank> ranks;
     int worker_count = 0;
     std::string rendezvous;

@@ -175,6 +175,7 @@ absl::Status MetricStore::FillSeries(std::vector<v1::MetricPoint>& points, const
     auto it = series_.find(series[i]);
     if (it == series_.end()) {
       SAB_RETURN_IF_ERROR(reader_->Query("SELECT id, split, name, length FROM series", [&](const Row& row) {
+        read_mutex_.AssertHeld();
         series_[row.Int(0)] = {row.Bytes(1), row.Bytes(2), row.Int(3)};
       }));
       it = series_.find(series[i]);
