@@ -28,7 +28,6 @@ void DisableFlightRecorder() {
   static std::once_flag once;
   std::call_once(once, [] {
     setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
-    setenv("TORCH_NCCL_TRACE_BUFFER_SIZE", "0", 0);
   });
 }
 
