@@ -1,11 +1,5 @@
 #include "worker/trainer/agent_client.h"
 
-#include <vector>
-
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "common/base/ids.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
 
@@ -28,21 +22,6 @@ absl::StatusOr<Response> Call(v1::TrainerService::Stub& stub, Method method, con
 }
 
 }  // namespace
-
-absl::StatusOr<v1::TrainerId> ParseTrainerId(const std::string& text) {
-  const std::vector<std::string> parts = absl::StrSplit(text, ' ');
-  v1::TrainerId id;
-  int64_t attempt = 0;
-  int32_t rank = 0;
-  if (parts.size() != 3 || !ParseJobName(parts[0]).ok() || !absl::SimpleAtoi(parts[1], &attempt) || !absl::SimpleAtoi(parts[2], &rank) ||
-      attempt < 1 || rank < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("SAB_TRAINER_ID: must be \"jobs/JOB ATTEMPT RANK\", got \"", text, "\""));
-  }
-  id.set_job(parts[0]);
-  id.set_attempt(attempt);
-  id.set_rank(rank);
-  return id;
-}
 
 AgentClient::AgentClient(const std::string& socket, v1::TrainerId id)
     : id_(std::move(id)), stub_(v1::TrainerService::NewStub(rpc::MakeChannel(socket))) {}

@@ -10,9 +10,6 @@
 
 namespace sab::trainer {
 
-// "jobs/x 1 0": job, attempt, rank. InvalidArgument shows the form expected.
-absl::StatusOr<v1::TrainerId> ParseTrainerId(const std::string& text);
-
 // The trainer's calls on its agent (TrainerService). Thread-safe. Every call has a deadline; but for ReportProgress it
 // waits up to 10 s for an agent that is not there yet. Aborted from any of them: this trainer is not wanted any more.
 class AgentClient {

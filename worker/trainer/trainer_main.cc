@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/rpc/trainer_id.h"
 #include "model/train/train_loop.h"
 #include "worker/trainer/trainer.h"
 
@@ -30,7 +31,7 @@ constexpr char kHelp[] =
     "\n"
     "One rank of a training job. sab-worker starts it with, in the environment,\n"
     "  SAB_AGENT_SOCKET  unix:PATH of the agent's TrainerService\n"
-    "  SAB_TRAINER_ID    \"jobs/JOB ATTEMPT RANK\"\n"
+    "  SAB_TRAINER_ID    jobs/JOB/attempts/ATTEMPT/ranks/RANK\n"
     "Exit codes: 0 finished, 1 failed (the agent was told why), 2 usage, 143 stopped by SIGTERM or its agent.\n";
 
 // SIGTERM and SIGINT as a StopRequest. Before other threads start: they inherit the mask.
@@ -114,9 +115,9 @@ int Main(int argc, char** argv) {
   }
   log::Init("trainer");
   FLAGS_caffe2_log_level = 3;  // c10d logs stack traces of errors that reach the user in words
-  const absl::StatusOr<v1::TrainerId> id = ParseTrainerId(id_text);
+  const absl::StatusOr<v1::TrainerId> id = rpc::ParseTrainerId(id_text);
   if (!id.ok()) {
-    log::Error(std::string(id.status().message()));
+    log::Error(absl::StrCat("SAB_TRAINER_ID: ", id.status().message()));
     return kUsage;
   }
   static StopRequest stop;
