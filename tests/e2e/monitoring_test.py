@@ -25,6 +25,7 @@ import urllib.parse
 import urllib.request
 
 PATIENCE_SECONDS = 120
+WORKERS = 2
 
 # Without data on a sound service.
 MAY_BE_EMPTY = {
@@ -196,9 +197,9 @@ def check_rules(prometheus, operations):
     print(f"{len(rules)} rules evaluated", flush=True)
 
 
-def served_metrics(address):
-    """name -> (type, labels) of a /metrics page."""
-    text = fetch(f"http://{address}/metrics")
+def served_metrics(addresses):
+    """name -> (type, labels) of /metrics pages together: what belongs to rank 0 is on one worker alone."""
+    text = "\n".join(fetch(f"http://{address}/metrics") for address in addresses)
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.M))
     labels = {name: set() for name in types}
     for sample, inside in re.findall(r"^(\w+)\{(.*)\} ", text, re.M):
@@ -216,11 +217,11 @@ def documented_metrics(text):
     return sections
 
 
-def check_documentation(text, coordinator, worker):
+def check_documentation(text, coordinator, workers):
     documented = documented_metrics(text)
-    for section, address in [("Coordinator", coordinator), ("Worker", worker)]:
+    for section, addresses in [("Coordinator", [coordinator]), ("Worker", workers)]:
         written = documented[section] | documented["Every process"]
-        served = served_metrics(address)
+        served = served_metrics(addresses)
         check(written.keys() == served.keys(), f"docs/METRICS.md, {section}: not served {sorted(written.keys() - served.keys())}, "
               f"not written {sorted(served.keys() - written.keys())}")
         for name in written.keys() & served.keys():
@@ -232,12 +233,18 @@ class Service:
 
     def __init__(self, bin_dir, trainer, folder):
         self.sabctl, self.folder, self.state = bin_dir / "sabctl", folder, folder / "state"
-        self.command = [str(self.sabctl), "up", "--workers", "2", "--state-dir", str(self.state), "--listen", "127.0.0.1:0",
+        self.command = [str(self.sabctl), "up", "--workers", str(WORKERS), "--state-dir", str(self.state), "--listen", "127.0.0.1:0",
                         "--address-file", str(folder / "address"), "--trainer", str(trainer)]
 
     def run(self, *arguments):
         environment = {**os.environ, "SAB_ADDRESS": (self.folder / "address").read_text().strip()}
         return subprocess.run([str(self.sabctl), *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+    def coordinator(self):
+        return self.metrics_address("coordinator")
+
+    def workers(self):
+        return [self.metrics_address(f"worker-{i}") for i in range(WORKERS)]
 
     def metrics_address(self, name):
         return (self.state / f"run/{name}.metrics").read_text().strip()
@@ -248,22 +255,23 @@ class Service:
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 
-    def job(self, name):
-        return json.loads(self.run("get", name, "-o", "json").stdout)
+    def trains_again(self, name):
+        job = json.loads(self.run("get", name, "-o", "json").stdout)
+        return int(job["attempt_count"]) >= 2 and job["state"] == "JOB_STATE_RUNNING"
 
 
 def watch_a_run(service, prometheus, source):
     """All checks that need a service at work."""
     eventually(prometheus.targets_up, "Prometheus to scrape all targets")
     job = service.submit()
-    eventually(lambda: int(service.job(job).get("attemptCount", 0)) >= 2 and service.job(job)["state"] == "JOB_STATE_RUNNING", "the second attempt to train")
+    eventually(lambda: service.trains_again(job), "the second attempt to train")
     assert service.run("get", "jobs/none").returncode != 0  # an answer that is not OK
     dashboard = json.loads((source / "deploy/grafana/dashboards/sab.json").read_text())
     check_dashboard(dashboard)
     rules = eventually(prometheus.rules, "the rules")
     check_queries(prometheus, queries_to_try(dashboard, rules))
     check_rules(prometheus, (source / "docs/OPERATIONS.md").read_text())
-    check_documentation((source / "docs/METRICS.md").read_text(), service.metrics_address("coordinator"), service.metrics_address("worker-0"))
+    check_documentation((source / "docs/METRICS.md").read_text(), service.coordinator(), service.workers())
     assert service.run("cancel", job).returncode == 0
 
 
@@ -286,8 +294,7 @@ def main():
             if up.poll() is not None:
                 print((folder / "up.log").read_text())
                 return 1
-            config = prometheus_config(arguments.source_dir, folder / "prometheus", service.metrics_address("coordinator"),
-                                       [service.metrics_address(f"worker-{i}") for i in range(2)])
+            config = prometheus_config(arguments.source_dir, folder / "prometheus", service.coordinator(), service.workers())
             listen = f"127.0.0.1:{free_port()}"
             with process([str(program), f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={listen}"],
                          folder / "prometheus.log"):

@@ -40,6 +40,8 @@ AgentMetrics::AgentMetrics(std::shared_ptr<prometheus::Registry> registry)
       uploaded_bytes(Counter(*registry, "sab_worker_checkpoint_upload_bytes_total", "Bytes of checkpoints sent").Add({})),
       downloaded_bytes(Counter(*registry, "sab_worker_checkpoint_download_bytes_total", "Bytes of checkpoints fetched").Add({})) {
   SetTrainers({});
+  // From 0, so that increase() sees the first one of each.
+  for (const char* outcome : {"succeeded", "failed", "stopped"}) exits_.Add({{"outcome", outcome}});
 }
 
 void AgentMetrics::SetTrainers(const std::array<int, 7>& by_phase) {
