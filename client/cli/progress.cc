@@ -107,7 +107,8 @@ std::vector<std::string> ProgressView::OnMetrics(const google::protobuf::Repeate
       evaluation_[point.length()].emplace_back(point.name(), point.value());
       // Shown for the first length, which is the one trained on.
       const bool first_length = evaluation_.begin()->first == point.length();
-      if (first_length && (headline_.first.empty() || Rank(point.name()) <= Rank(headline_.first))) {
+      const bool known = Rank(point.name()) < static_cast<int>(kHeadlines.size());
+      if (first_length && known && (headline_.first.empty() || Rank(point.name()) <= Rank(headline_.first))) {
         headline_ = {point.name(), point.value()};
       }
     } else if (point.split() == "train") {
@@ -139,13 +140,21 @@ std::vector<std::string> ProgressView::Flush() {
 }
 
 std::string ProgressView::EvaluationLine() const {
-  std::string line = absl::StrCat("step ", evaluation_step_, " evaluation");
+  std::string line = absl::StrCat("step ", evaluation_step_, " evaluation ");
+  if (evaluation_.size() == 1) {
+    for (const auto& [name, value] : evaluation_.begin()->second) {
+      if (Rank(name) < static_cast<int>(kHeadlines.size())) absl::StrAppend(&line, " ", name, " ", FormatNumber(value), " ");
+    }
+    line.pop_back();
+    return line;
+  }
+  // Over many lengths one figure is shown; `sabctl metrics` has the rest.
+  std::string best = "loss";
+  for (const auto& [name, value] : evaluation_.begin()->second) best = Rank(name) < Rank(best) ? name : best;
+  absl::StrAppend(&line, " ", best);
   for (const auto& [length, figures] : evaluation_) {
-    absl::StrAppend(&line, evaluation_.size() > 1 ? absl::StrCat("  | length ", length, ":") : "");
     for (const auto& [name, value] : figures) {
-      // Over many lengths the loss is left to `sabctl metrics`.
-      if (evaluation_.size() > 1 && figures.size() > 1 && (name == "loss" || name == "ce10")) continue;
-      absl::StrAppend(&line, evaluation_.size() > 1 ? " " : "  ", name, " ", FormatNumber(value));
+      if (name == best) absl::StrAppend(&line, "  ", FormatNumber(value), " @", length);
     }
   }
   return line;

@@ -116,7 +116,7 @@ TEST_F(ProgressViewTest, OneLineForEachEvaluationWithAllLengths) {
   EXPECT_THAT(live_.OnMetrics(first, now_), IsEmpty());
   EXPECT_THAT(live_.OnMetrics(second, now_), IsEmpty());
   EXPECT_THAT(live_.OnMetrics(TrainLoss(201, 0.4), now_),
-              ElementsAre("step 200 evaluation  | length 10: accuracy 0.75  | length 200: accuracy 0.5"));
+              ElementsAre("step 200 evaluation  accuracy  0.75 @10  0.5 @200"));
   EXPECT_THAT(live_.Flush(), IsEmpty());
 }
 

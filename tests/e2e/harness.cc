@@ -61,7 +61,7 @@ std::string DigestOf(const v1::Checkpoint& checkpoint, std::string_view path) {
   return "";
 }
 
-Ran Run(const std::string& program, const std::vector<std::string>& arguments, const std::string& scratch_dir) {
+Ran RunProgram(const std::string& program, const std::vector<std::string>& arguments, const std::string& scratch_dir) {
   static int number = 0;
   const std::string prefix = absl::StrCat(scratch_dir, "/run-", ++number);
   std::vector<std::string> command = arguments;
@@ -168,7 +168,7 @@ void Cluster::KillWorker(int index) {
 Ran Cluster::Sabctl(const std::vector<std::string>& arguments) {
   std::vector<std::string> all = {"--address", address_};
   all.insert(all.end(), arguments.begin(), arguments.end());
-  return Run(BinDir() + "/sabctl", all, dir_.path());
+  return RunProgram(BinDir() + "/sabctl", all, dir_.path());
 }
 
 JobId Cluster::Submit(const std::string& yaml, const std::vector<std::string>& options) {

@@ -86,7 +86,7 @@ class Cluster {
 };
 
 // Runs a program to its end, killed after kPatience.
-Ran Run(const std::string& program, const std::vector<std::string>& arguments, const std::string& scratch_dir);
+Ran RunProgram(const std::string& program, const std::vector<std::string>& arguments, const std::string& scratch_dir);
 
 // Folder of the programs under test.
 std::string BinDir();

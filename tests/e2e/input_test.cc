@@ -136,7 +136,7 @@ TEST_F(InputTest, AJobThatCannotStartSaysWhatItWaitsFor) {
 }
 
 TEST_F(InputTest, NobodyAtTheAddressIsExitCode5) {
-  const Ran ran = Run(BinDir() + "/sabctl", {"--address", "127.0.0.1:1", "--connect-timeout", "200ms", "list"}, cluster_->dir());
+  const Ran ran = RunProgram(BinDir() + "/sabctl", {"--address", "127.0.0.1:1", "--connect-timeout", "200ms", "list"}, cluster_->dir());
   EXPECT_EQ(ran.code, 5);
   EXPECT_THAT(ran.err, HasSubstr("127.0.0.1:1"));
 }

@@ -39,7 +39,7 @@ class UpTest : public ::testing::Test {
   std::string Output() const { return ReadFile(out_).value_or(""); }
   Ran Sabctl(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"--address", address_});
-    return Run(BinDir() + "/sabctl", arguments, dir_.path());
+    return RunProgram(BinDir() + "/sabctl", arguments, dir_.path());
   }
   // Children of the running `up` with this name.
   std::vector<pid_t> Children(const std::string& name) const {
@@ -109,7 +109,7 @@ TEST_F(UpTest, ChildrenEndWhenItIsKilled) {
 
 TEST_F(UpTest, ASecondOneOnTheSameStateIsRefused) {
   Start();
-  const Ran second = Run(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/state", "--listen", "127.0.0.1:0"}, dir_.path());
+  const Ran second = RunProgram(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/state", "--listen", "127.0.0.1:0"}, dir_.path());
   EXPECT_EQ(second.code, 1);
   EXPECT_THAT(second.err, HasSubstr("in use by another"));
   EXPECT_TRUE(up_->running());
@@ -117,7 +117,7 @@ TEST_F(UpTest, ASecondOneOnTheSameStateIsRefused) {
 
 TEST_F(UpTest, AnAddressThatIsTakenIsReportedAtOnce) {
   Start();
-  const Ran second = Run(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/other", "--listen", address_}, dir_.path());
+  const Ran second = RunProgram(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/other", "--listen", address_}, dir_.path());
   EXPECT_EQ(second.code, 1);
   EXPECT_THAT(second.err, HasSubstr(address_));
 }
