@@ -17,7 +17,9 @@ FakeAgent::FakeAgent(const std::string& socket_path, v1::GetAssignmentResponse a
   server_ = builder.BuildAndStart();
 }
 
-FakeAgent::~FakeAgent() { server_->Shutdown(std::chrono::system_clock::now()); }
+FakeAgent::~FakeAgent() {
+  server_->Shutdown(std::chrono::system_clock::now());
+}
 
 void FakeAgent::Abort() {
   const MutexLock lock(&mutex_);
@@ -50,30 +52,36 @@ v1::ReportProgressRequest FakeAgent::last(int rank) const {
   return found == last_.end() ? v1::ReportProgressRequest() : found->second;
 }
 
-grpc::Status FakeAgent::Wanted() const { return aborted_ ? grpc::Status(grpc::ABORTED, "not wanted any more") : grpc::Status::OK; }
+grpc::Status FakeAgent::Wanted() const {
+  return aborted_ ? grpc::Status(grpc::ABORTED, "not wanted any more") : grpc::Status::OK;
+}
 
-grpc::Status FakeAgent::GetAssignment(grpc::ServerContext*, const v1::GetAssignmentRequest* request, v1::GetAssignmentResponse* response) {
+grpc::Status FakeAgent::GetAssignment(grpc::ServerContext*, const v1::GetAssignmentRequest* request,
+                                      v1::GetAssignmentResponse* response) {
   const MutexLock lock(&mutex_);
   *response = assignment_;
   *response->mutable_assignment()->mutable_id() = request->id();
   return Wanted();
 }
 
-grpc::Status FakeAgent::PublishRendezvous(grpc::ServerContext*, const v1::PublishRendezvousRequest* request, v1::PublishRendezvousResponse*) {
+grpc::Status FakeAgent::PublishRendezvous(grpc::ServerContext*, const v1::PublishRendezvousRequest* request,
+                                          v1::PublishRendezvousResponse*) {
   const MutexLock lock(&mutex_);
   rendezvous_ = request->rendezvous();
   changed_.NotifyAll();
   return Wanted();
 }
 
-grpc::Status FakeAgent::AwaitRendezvous(grpc::ServerContext*, const v1::AwaitRendezvousRequest*, v1::AwaitRendezvousResponse* response) {
+grpc::Status FakeAgent::AwaitRendezvous(grpc::ServerContext*, const v1::AwaitRendezvousRequest*,
+                                        v1::AwaitRendezvousResponse* response) {
   const MutexLock lock(&mutex_);
   while (rendezvous_.empty()) changed_.Wait(&mutex_);
   response->set_rendezvous(rendezvous_);
   return Wanted();
 }
 
-grpc::Status FakeAgent::ReportProgress(grpc::ServerContext*, const v1::ReportProgressRequest* request, v1::ReportProgressResponse*) {
+grpc::Status FakeAgent::ReportProgress(grpc::ServerContext*, const v1::ReportProgressRequest* request,
+                                       v1::ReportProgressResponse*) {
   const MutexLock lock(&mutex_);
   last_[request->id().rank()] = *request;
   points_.insert(points_.end(), request->points().begin(), request->points().end());
@@ -81,7 +89,8 @@ grpc::Status FakeAgent::ReportProgress(grpc::ServerContext*, const v1::ReportPro
   return Wanted();
 }
 
-grpc::Status FakeAgent::PublishCheckpoint(grpc::ServerContext*, const v1::PublishCheckpointRequest* request, v1::PublishCheckpointResponse*) {
+grpc::Status FakeAgent::PublishCheckpoint(grpc::ServerContext*, const v1::PublishCheckpointRequest* request,
+                                          v1::PublishCheckpointResponse*) {
   const MutexLock lock(&mutex_);
   checkpoints_.push_back(request->checkpoint());
   changed_.NotifyAll();

@@ -35,11 +35,16 @@ class FakeAgent : public v1::TrainerService::Service {
   // The last report of a rank.
   v1::ReportProgressRequest last(int rank) const;
 
-  grpc::Status GetAssignment(grpc::ServerContext*, const v1::GetAssignmentRequest* request, v1::GetAssignmentResponse* response) override;
-  grpc::Status PublishRendezvous(grpc::ServerContext*, const v1::PublishRendezvousRequest* request, v1::PublishRendezvousResponse*) override;
-  grpc::Status AwaitRendezvous(grpc::ServerContext*, const v1::AwaitRendezvousRequest*, v1::AwaitRendezvousResponse* response) override;
-  grpc::Status ReportProgress(grpc::ServerContext*, const v1::ReportProgressRequest* request, v1::ReportProgressResponse*) override;
-  grpc::Status PublishCheckpoint(grpc::ServerContext*, const v1::PublishCheckpointRequest* request, v1::PublishCheckpointResponse*) override;
+  grpc::Status GetAssignment(grpc::ServerContext*, const v1::GetAssignmentRequest* request,
+                             v1::GetAssignmentResponse* response) override;
+  grpc::Status PublishRendezvous(grpc::ServerContext*, const v1::PublishRendezvousRequest* request,
+                                 v1::PublishRendezvousResponse*) override;
+  grpc::Status AwaitRendezvous(grpc::ServerContext*, const v1::AwaitRendezvousRequest*,
+                               v1::AwaitRendezvousResponse* response) override;
+  grpc::Status ReportProgress(grpc::ServerContext*, const v1::ReportProgressRequest* request,
+                              v1::ReportProgressResponse*) override;
+  grpc::Status PublishCheckpoint(grpc::ServerContext*, const v1::PublishCheckpointRequest* request,
+                                 v1::PublishCheckpointResponse*) override;
 
  private:
   grpc::Status Wanted() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

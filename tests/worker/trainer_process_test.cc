@@ -54,8 +54,9 @@ class TrainerProcessTest : public ::testing::Test {
   std::string Socket() { return folder_.path() + "/s" + std::to_string(++sockets_); }
 
   static pid_t Start(const FakeAgent& agent, int rank = 0, int attempt = 1) {
-    std::vector<std::string> environment = {"SAB_AGENT_SOCKET=" + agent.address(),
-                                            "SAB_TRAINER_ID=jobs/x/attempts/" + std::to_string(attempt) + "/ranks/" + std::to_string(rank)};
+    std::vector<std::string> environment = {
+        "SAB_AGENT_SOCKET=" + agent.address(),
+        "SAB_TRAINER_ID=jobs/x/attempts/" + std::to_string(attempt) + "/ranks/" + std::to_string(rank)};
     for (char** entry = environ; *entry != nullptr; ++entry) environment.push_back(*entry);
     std::vector<char*> pointers;
     for (std::string& entry : environment) pointers.push_back(entry.data());
@@ -97,13 +98,16 @@ TEST_F(TrainerProcessTest, TrainsReportsAndSaves) {
       train.insert(point.name());
       train_steps.insert(point.step());
     }
-    if (point.split() == "eval") eval.insert(point.name() + "@" + std::to_string(point.length()) + "/" + std::to_string(point.step()));
+    if (point.split() == "eval")
+      eval.insert(point.name() + "@" + std::to_string(point.length()) + "/" + std::to_string(point.step()));
   }
-  for (const char* name : {"loss", "accuracy", "ce10", "gradient_norm", "learning_rate", "max_hidden_norm", "guarded_fraction"}) {
+  for (const char* name :
+       {"loss", "accuracy", "ce10", "gradient_norm", "learning_rate", "max_hidden_norm", "guarded_fraction"}) {
     EXPECT_TRUE(train.count(name)) << name;
   }
   for (const int64_t step : {1, 10, 12, 20, 24, 30}) EXPECT_TRUE(train_steps.count(step)) << step;
-  for (const char* point : {"loss@3/10", "accuracy@6/20", "ce10@3/30", "loss@6/30"}) EXPECT_TRUE(eval.count(point)) << point;
+  for (const char* point : {"loss@3/10", "accuracy@6/20", "ce10@3/30", "loss@6/30"})
+    EXPECT_TRUE(eval.count(point)) << point;
   std::vector<int64_t> saved;
   for (const v1::Checkpoint& checkpoint : agent.checkpoints()) saved.push_back(checkpoint.step());
   EXPECT_EQ(saved, (std::vector<int64_t>{12, 24, 30}));
@@ -144,13 +148,15 @@ TEST_F(TrainerProcessTest, TwoRanksMeetAndTrainAsOne) {
   EXPECT_EQ(agent.last(1).phase(), v1::TRAINER_PHASE_SUCCEEDED);
   double loss = 0;
   for (const v1::MetricPoint& point : agent.points()) {
-    if (point.split() == "eval" && point.name() == "loss" && point.length() == 3 && point.step() == 20) loss = point.value();
+    if (point.split() == "eval" && point.name() == "loss" && point.length() == 3 && point.step() == 20)
+      loss = point.value();
   }
   FakeAgent alone_agent(Socket(), Assignment(CopyJob(20)));
   ASSERT_EQ(Wait(Start(alone_agent, 0, 2)), 0);
   double alone = -1;
   for (const v1::MetricPoint& point : alone_agent.points()) {
-    if (point.split() == "eval" && point.name() == "loss" && point.length() == 3 && point.step() == 20) alone = point.value();
+    if (point.split() == "eval" && point.name() == "loss" && point.length() == 3 && point.step() == 20)
+      alone = point.value();
   }
   EXPECT_NEAR(loss, alone, 1e-4);
 }

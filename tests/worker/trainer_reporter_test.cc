@@ -1,9 +1,9 @@
-#include "worker/trainer/reporter.h"
-
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <future>
+
+#include "worker/trainer/reporter.h"
 
 namespace sab::trainer {
 namespace {
@@ -27,10 +27,11 @@ class ManualClock : public Clock {
 TEST(ReporterTest, TheLastReportHasTheEndAndNoFigureIsLost) {
   std::vector<v1::ReportProgressRequest> sent;
   {
-    Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) {
-                         sent.push_back(request);
-                         return absl::OkStatus();
-                       },
+    Reporter reporter({.send =
+                           [&](const v1::ReportProgressRequest& request) {
+                             sent.push_back(request);
+                             return absl::OkStatus();
+                           },
                        .on_lost = [](const std::string&) { ADD_FAILURE(); }});
     for (int step = 1; step <= 5000; ++step) reporter.Add(Point("train", step));
     reporter.SetStep(5000, 3);
@@ -67,15 +68,16 @@ TEST(ReporterTest, WhatDoesNotFitLeavesOldestOfTrainingFirst) {
   std::promise<void> sending, release;
   std::vector<v1::MetricPoint> points;
   int calls = 0;
-  Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) {
-                       if (++calls == 1) {
-                         sending.set_value();
-                         release.get_future().wait();
-                       } else {
-                         points.insert(points.end(), request.points().begin(), request.points().end());
-                       }
-                       return absl::OkStatus();
-                     },
+  Reporter reporter({.send =
+                         [&](const v1::ReportProgressRequest& request) {
+                           if (++calls == 1) {
+                             sending.set_value();
+                             release.get_future().wait();
+                           } else {
+                             points.insert(points.end(), request.points().begin(), request.points().end());
+                           }
+                           return absl::OkStatus();
+                         },
                      .on_lost = [](const std::string&) { ADD_FAILURE(); },
                      .max_points = 3});
   reporter.Flush();

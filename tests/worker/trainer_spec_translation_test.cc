@@ -1,9 +1,8 @@
-#include "worker/trainer/spec_translation.h"
-
 #include <gtest/gtest.h>
 
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"
+#include "worker/trainer/spec_translation.h"
 
 namespace sab::trainer {
 namespace {

@@ -93,7 +93,6 @@ TEST_F(RelayTest, AStaleAttemptDropsFiguresAndKeepsLines) {
   coordinator_.FailNext("ReportMetrics", grpc::Status(grpc::StatusCode::ABORTED, "stale"), 1);
   Start();
   AddPoints(1, 10);
-  coordinator_.WaitUntil([&] { return coordinator_.points().empty(); });
   relay_->AddLines({"last words"});
   FinishAndWait();
   EXPECT_TRUE(coordinator_.points().empty());

@@ -11,6 +11,7 @@
 #include "common/checkpoint/checkpoint.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/util/http_get.h"
 #include "tests/util/temp_dir.h"
 #include "tests/worker/agent/fake_coordinator.h"
 
@@ -31,7 +32,8 @@ class WorkerTest : public ::testing::Test {
     worker_ = fork();
     if (worker_ == 0) {
       execl(SAB_WORKER, SAB_WORKER, "--coordinator", coordinator_.address().c_str(), "--state-dir", state_.c_str(), "--slots", count.c_str(),
-            "--device", "cpu", "--trainer", SAB_FAKE_TRAINER, "--metrics-listen", "127.0.0.1:0", nullptr);
+            "--device", "cpu", "--trainer", SAB_FAKE_TRAINER, "--metrics-listen", "127.0.0.1:0", "--metrics-address-file", metrics_file_.c_str(),
+            "--ready-file", ready_file_.c_str(), nullptr);
       _exit(127);
     }
   }
@@ -62,7 +64,9 @@ class WorkerTest : public ::testing::Test {
 
   FakeCoordinator coordinator_;
   testing_util::TempDir dir_;
-  const std::string state_ = dir_.path() + "/state";
+  std::string state_ = dir_.path() + "/state";
+  const std::string metrics_file_ = dir_.path() + "/metrics-address";
+  const std::string ready_file_ = dir_.path() + "/ready";
   const TrainerKey key_{"jobs/j", 1, 0};
   pid_t worker_ = 0;
 };
@@ -223,6 +227,37 @@ TEST_F(WorkerTest, SigtermStopsTrainersSaysGoodbyeAndExitsWithZero) {
   ASSERT_EQ(last.trainers_size(), 1);
   EXPECT_EQ(last.trainers(0).phase(), v1::TRAINER_PHASE_FAILED);
   EXPECT_THAT(last.trainers(0).failure(), HasSubstr("shut down"));
+}
+
+TEST_F(WorkerTest, ServesItsMetricsAndIsReadyOnceTheCoordinatorHasAnswered) {
+  coordinator_.SetDesired({Assignment(key_, 1'000'000)});
+  StartWorker();
+  coordinator_.WaitForPhase(key_, v1::TRAINER_PHASE_TRAINING);
+  coordinator_.WaitUntil([&] { return std::filesystem::exists(ready_file_); });
+  EXPECT_THAT(*ReadFile(ready_file_), testing::StartsWith("workers/"));
+  const std::string address = *ReadFile(metrics_file_);
+  EXPECT_THAT(testing_util::HttpGet(address, "/readyz"), testing::StartsWith("HTTP/1.1 200"));
+  const std::string metrics = testing_util::HttpGet(address, "/metrics");
+  EXPECT_THAT(metrics, HasSubstr("sab_worker_slots{device=\"cpu\"} 2"));
+  EXPECT_THAT(metrics, HasSubstr("sab_worker_trainers{state=\"training\"} 1"));
+  EXPECT_THAT(metrics, HasSubstr("sab_worker_slot_step{slot=\"0\"} "));
+  EXPECT_THAT(metrics, HasSubstr("sab_worker_trainer_exits_total{outcome=\"failed\"} 0"));
+}
+
+TEST_F(WorkerTest, IsNotReadyWithoutACoordinatorAndSaysWhy) {
+  coordinator_.GoAway();
+  StartWorker();
+  coordinator_.WaitUntil([&] { return std::filesystem::exists(metrics_file_); });
+  const std::string answer = testing_util::HttpGet(*ReadFile(metrics_file_), "/readyz");
+  EXPECT_THAT(answer, testing::StartsWith("HTTP/1.1 503"));
+  EXPECT_FALSE(std::filesystem::exists(ready_file_));
+}
+
+TEST_F(WorkerTest, ALongStateFolderIsNoObstacleForTheSocket) {
+  state_ = absl::StrCat(dir_.path(), "/", std::string(200, 's'));
+  coordinator_.SetDesired({Assignment(key_, 3)});
+  StartWorker();
+  coordinator_.WaitForPhase(key_, v1::TRAINER_PHASE_SUCCEEDED);
 }
 
 }  // namespace
