@@ -20,19 +20,21 @@ namespace {
 
 constexpr char kLoopback[] = "127.0.0.1";
 
-std::string SystemError(const std::string& what) { return what + ": " + std::strerror(errno); }
+std::string SystemError(const std::string& what) {
+  return what + ": " + std::strerror(errno);
+}
 
-// c10d records every call of every group in one unlocked table of the process (FlightRecorder). Nobody reads it here, it costs time
-// in each call, and several groups in one process race in it.
+// c10d records every call of every group in one unlocked table of the process (FlightRecorder). Nobody reads it here,
+// it costs time in each call, and several groups in one process race in it.
 void DisableFlightRecorder() {
   static std::once_flag once;
-  std::call_once(once, [] {
-    setenv("TORCH_FR_BUFFER_SIZE", "0", 0);
-  });
+  std::call_once(once, [] { setenv("TORCH_FR_BUFFER_SIZE", "0", 0); });
 }
 
 // LibTorch's messages carry a stack trace behind the first line.
-std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string FirstLine(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
 
 class TcpRendezvous : public Rendezvous {
  public:
@@ -83,16 +85,18 @@ std::string LocalAddressTowards(const Address& peer) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
-  if (getaddrinfo(peer.host.c_str(), std::to_string(peer.port).c_str(), &hints, &found) != 0 || found == nullptr) return kLoopback;
+  if (getaddrinfo(peer.host.c_str(), std::to_string(peer.port).c_str(), &hints, &found) != 0 || found == nullptr)
+    return kLoopback;
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(found, &freeaddrinfo);
   const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return kLoopback;
   sockaddr_storage local{};
   socklen_t length = sizeof(local);
   char text[NI_MAXHOST] = "";
-  const bool ok = connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
-                  getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
-                  getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0;
+  const bool ok =
+      connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+      getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
+      getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0;
   close(fd);
   return ok ? text : kLoopback;
 }
@@ -100,7 +104,7 @@ std::string LocalAddressTowards(const Address& peer) {
 c10::intrusive_ptr<c10d::Backend> MakeGloo(const c10::intrusive_ptr<c10d::Store>& store, const std::string& rendezvous,
                                            const CollectiveOptions& options) {
   const Address address = SplitAddress(rendezvous);
-  const std::string host = address.host == kLoopback   ? kLoopback
+  const std::string host = address.host == kLoopback    ? kLoopback
                            : options.local_host.empty() ? LocalAddressTowards(address)
                                                         : options.local_host;
   auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
@@ -119,7 +123,8 @@ struct Completion {
 
 class C10dCollective : public Collective {
  public:
-  C10dCollective(std::shared_ptr<Rendezvous> rendezvous, c10::intrusive_ptr<c10d::Backend> backend, const CollectiveOptions& options)
+  C10dCollective(std::shared_ptr<Rendezvous> rendezvous, c10::intrusive_ptr<c10d::Backend> backend,
+                 const CollectiveOptions& options)
       : rendezvous_(std::move(rendezvous)), backend_(std::move(backend)), options_(options) {}
 
   ~C10dCollective() override {

@@ -36,9 +36,13 @@ void* OpenCudaModule() {
 
 }  // namespace
 
-std::unique_ptr<Collective> MakeSingleProcessCollective() { return std::make_unique<SingleProcessCollective>(); }
+std::unique_ptr<Collective> MakeSingleProcessCollective() {
+  return std::make_unique<SingleProcessCollective>();
+}
 
-void LoadCudaLibraries() { OpenCudaModule(); }
+void LoadCudaLibraries() {
+  OpenCudaModule();
+}
 
 MakeNcclFunction LoadMakeNccl() {
   void* symbol = dlsym(OpenCudaModule(), kMakeNcclSymbol);

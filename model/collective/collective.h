@@ -10,14 +10,16 @@
 
 namespace sab::model {
 
-// A collective call did not complete: a peer left, did not arrive in time, or Abort was called. The text names this rank and the call.
+// A collective call did not complete: a peer left, did not arrive in time, or Abort was called. The text names this
+// rank and the call.
 class CollectiveError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What the ranks of one job do together. Every rank makes the same calls in the same order with tensors of the same shape and type;
-// all of them but Abort come from one thread. Results are the same bits on every rank.
-// Tensors are contiguous and on the group's device. On CUDA a call is ordered on the current stream and may return before it is done.
+// What the ranks of one job do together. Every rank makes the same calls in the same order with tensors of the same
+// shape and type; all of them but Abort come from one thread. Results are the same bits on every rank. Tensors are
+// contiguous and on the group's device. On CUDA a call is ordered on the current stream and may return before it is
+// done.
 class Collective {
  public:
   virtual ~Collective() = default;
@@ -33,7 +35,8 @@ class Collective {
   virtual void Barrier() = 0;
 
   // Makes a blocked call, and every later one, throw CollectiveError. Any thread; returns soon. The peers are not told.
-  // For a process that is about to leave: what the network still holds is not waited for, and is freed by the process's end.
+  // For a process that is about to leave: what the network still holds is not waited for, and is freed by the process's
+  // end.
   virtual void Abort() = 0;
 };
 
@@ -58,16 +61,17 @@ class Rendezvous {
 struct CollectiveOptions {
   int rank = 0;
   int world_size = 1;
-  at::Device device = at::kCPU;                                           // CPU: Gloo; CUDA: NCCL, one rank a GPU
-  std::string local_host;                                                 // peers reach this rank there; empty: found from the route to the store
+  at::Device device = at::kCPU;  // CPU: Gloo; CUDA: NCCL, one rank a GPU
+  std::string local_host;        // peers reach this rank there; empty: found from the route to the store
   std::chrono::milliseconds timeout = std::chrono::seconds(60);  // of every call, the meeting included
 };
 
-// Meets all ranks; blocks until they are there. Throws CollectiveError, also when the device's backend is not in this build.
+// Meets all ranks; blocks until they are there. Throws CollectiveError, also when the device's backend is not in this
+// build.
 std::unique_ptr<Collective> MakeCollective(std::shared_ptr<Rendezvous> rendezvous, const CollectiveOptions& options);
 
-// Loads LibTorch's CUDA part, which programs do not link. Call it before the first use of a CUDA device, from one thread. Idempotent.
-// Throws std::runtime_error with the loader's reason.
+// Loads LibTorch's CUDA part, which programs do not link. Call it before the first use of a CUDA device, from one
+// thread. Idempotent. Throws std::runtime_error with the loader's reason.
 void LoadCudaLibraries();
 
 }  // namespace sab::model

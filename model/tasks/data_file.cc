@@ -80,6 +80,8 @@ std::shared_ptr<const DataFile> DataFile::Open(const std::string& field, const s
   return std::make_shared<MappedFile>(field, path);
 }
 
-void DataFile::Refuse(const std::string& reason) const { throw std::invalid_argument(field_ + " '" + path_ + "': " + reason); }
+void DataFile::Refuse(const std::string& reason) const {
+  throw std::invalid_argument(field_ + " '" + path_ + "': " + reason);
+}
 
 }  // namespace sab::model

@@ -10,8 +10,8 @@ namespace sab::model {
 // The bytes of a file, read-only: memory-mapped, or unpacked into memory when its name ends in ".gz".
 class DataFile {
  public:
-  // Throws std::invalid_argument "FIELD 'PATH': reason": it cannot be read, is empty, is not a regular file, is damaged gzip, or is gzip in a
-  // build without zlib.
+  // Throws std::invalid_argument "FIELD 'PATH': reason": it cannot be read, is empty, is not a regular file, is damaged
+  // gzip, or is gzip in a build without zlib.
   static std::shared_ptr<const DataFile> Open(const std::string& field, const std::string& path);
   virtual ~DataFile() = default;
 

@@ -11,7 +11,8 @@
 namespace sab::model {
 namespace {
 
-// Images and labels of one source. Pixel p, channel c of image i is at pixels[i * image_stride + c * channel_stride + p].
+// Images and labels of one source. Pixel p, channel c of image i is at pixels[i * image_stride + c * channel_stride +
+// p].
 struct Images {
   std::shared_ptr<const DataFile> file;
   std::shared_ptr<const DataFile> labels_file;
@@ -28,21 +29,26 @@ int64_t BigEndian32(const uint8_t* bytes) {
 // The sizes of an IDX file of unsigned bytes with `dimensions` of them; its data must follow in full.
 std::vector<int64_t> IdxShape(const DataFile& file, int dimensions) {
   const int64_t header = 4 + 4 * dimensions;
-  if (file.size() < header) file.Refuse("is cut off: the IDX header takes " + std::to_string(header) + " bytes, it has " + std::to_string(file.size()));
+  if (file.size() < header)
+    file.Refuse("is cut off: the IDX header takes " + std::to_string(header) + " bytes, it has " +
+                std::to_string(file.size()));
   const int64_t magic = BigEndian32(file.data());
   if (magic != 0x800 + dimensions) {
-    file.Refuse("is not an IDX file of unsigned bytes with " + std::to_string(dimensions) + " dimension(s): starts with the number " +
-                std::to_string(magic) + " and not " + std::to_string(0x800 + dimensions));
+    file.Refuse("is not an IDX file of unsigned bytes with " + std::to_string(dimensions) +
+                " dimension(s): starts with the number " + std::to_string(magic) + " and not " +
+                std::to_string(0x800 + dimensions));
   }
   std::vector<int64_t> shape;
   int64_t bytes = 1;
   for (int d = 0; d < dimensions; ++d) {
     shape.push_back(BigEndian32(file.data() + 4 + 4 * d));
     if (shape.back() == 0) file.Refuse("has no elements: dimension " + std::to_string(d) + " is 0");
-    if (__builtin_mul_overflow(bytes, shape.back(), &bytes)) file.Refuse("has a damaged IDX header: its sizes overflow");
+    if (__builtin_mul_overflow(bytes, shape.back(), &bytes))
+      file.Refuse("has a damaged IDX header: its sizes overflow");
   }
   if (file.size() != header + bytes) {
-    file.Refuse("has " + std::to_string(file.size()) + " bytes, its IDX header promises " + std::to_string(header + bytes));
+    file.Refuse("has " + std::to_string(file.size()) + " bytes, its IDX header promises " +
+                std::to_string(header + bytes));
   }
   return shape;
 }
@@ -54,7 +60,8 @@ Images OpenIdx(std::shared_ptr<const DataFile> file, const std::string& labels_f
   images.labels_file = DataFile::Open(labels_field, labels_path);
   const int64_t labels = IdxShape(*images.labels_file, 1)[0];
   if (labels != shape[0]) {
-    images.labels_file->Refuse("has " + std::to_string(labels) + " labels, '" + file->path() + "' has " + std::to_string(shape[0]) + " images");
+    images.labels_file->Refuse("has " + std::to_string(labels) + " labels, '" + file->path() + "' has " +
+                               std::to_string(shape[0]) + " images");
   }
   images.count = shape[0];
   images.steps = shape[1] * shape[2];
@@ -72,7 +79,8 @@ Images OpenCifar(std::shared_ptr<const DataFile> file) {
   const int64_t label_bytes = file->size() % (kPlanes + 1) == 0 ? 1 : 2;
   const int64_t record = kPlanes + label_bytes;
   if (file->size() % record != 0) {
-    file->Refuse("is neither IDX nor CIFAR binary: " + std::to_string(file->size()) + " bytes are no multiple of 3073 or 3074");
+    file->Refuse("is neither IDX nor CIFAR binary: " + std::to_string(file->size()) +
+                 " bytes are no multiple of 3073 or 3074");
   }
   Images images;
   images.count = file->size() / record;
@@ -114,11 +122,13 @@ class ImageTask : public Task {
   }
 
   TaskShape shape() const override {
-    return {.inputs = training_.channels, .vocabulary = 0, .outputs = classes_, .loss = LossKind::kCrossEntropyLastStep};
+    return {
+        .inputs = training_.channels, .vocabulary = 0, .outputs = classes_, .loss = LossKind::kCrossEntropyLastStep};
   }
 
   Batch TrainingBatch(int64_t step, int64_t, RowRange rows) const override {
-    return Read(training_, rows, [&](int64_t row) { return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_rows_); });
+    return Read(training_, rows,
+                [&](int64_t row) { return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_rows_); });
   }
   int64_t TrainingLossCount(int64_t, int64_t, int64_t batch_size) const override { return batch_size; }
 
@@ -134,8 +144,9 @@ class ImageTask : public Task {
 
   void CheckHeldOut() const {
     if (held_out_.steps != training_.steps || held_out_.channels != training_.channels) {
-      held_out_.file->Refuse("has images of " + std::to_string(held_out_.steps) + " pixels and " + std::to_string(held_out_.channels) +
-                             " channel(s), task.path has " + std::to_string(training_.steps) + " and " + std::to_string(training_.channels));
+      held_out_.file->Refuse("has images of " + std::to_string(held_out_.steps) + " pixels and " +
+                             std::to_string(held_out_.channels) + " channel(s), task.path has " +
+                             std::to_string(training_.steps) + " and " + std::to_string(training_.channels));
     }
     for (int64_t i = 0; i < held_out_.count; ++i) {
       if (LabelOf(held_out_, i) < classes_) continue;
@@ -160,7 +171,8 @@ class ImageTask : public Task {
       const int64_t image = image_of(rows.first + i);
       const uint8_t* pixels = images.pixels + image * images.image_stride;
       for (const int64_t pixel : order_) {
-        for (int64_t c = 0; c < images.channels; ++c) *input++ = static_cast<float>(pixels[c * images.channel_stride + pixel]) / 255.0f;
+        for (int64_t c = 0; c < images.channels; ++c)
+          *input++ = static_cast<float>(pixels[c * images.channel_stride + pixel]) / 255.0f;
       }
       batch.targets.data_ptr<int64_t>()[i] = LabelOf(images, image);
     }
@@ -179,6 +191,8 @@ class ImageTask : public Task {
 
 }  // namespace
 
-std::unique_ptr<Task> MakeImageTask(const TaskConfig& config) { return std::make_unique<ImageTask>(config); }
+std::unique_ptr<Task> MakeImageTask(const TaskConfig& config) {
+  return std::make_unique<ImageTask>(config);
+}
 
 }  // namespace sab::model

@@ -13,7 +13,8 @@ namespace {
 // A task of a given length whose row r of a batch is drawn from that row's own random numbers.
 class SyntheticTask : public Task {
  public:
-  SyntheticTask(const TaskConfig& config, int64_t shortest) : seed_(config.seed), length_(config.length), shortest_(shortest) {
+  SyntheticTask(const TaskConfig& config, int64_t shortest)
+      : seed_(config.seed), length_(config.length), shortest_(shortest) {
     CheckLength(config.length);
   }
 
@@ -35,7 +36,8 @@ class SyntheticTask : public Task {
  private:
   void CheckLength(int64_t length) const {
     if (length >= shortest_) return;
-    throw std::invalid_argument("task.length: must be at least " + std::to_string(shortest_) + ", got " + std::to_string(length));
+    throw std::invalid_argument("task.length: must be at least " + std::to_string(shortest_) + ", got " +
+                                std::to_string(length));
   }
 
   Batch Fill(int64_t length, RowRange rows, const std::function<Random(int64_t)>& random_of) const {
@@ -59,9 +61,14 @@ class CopyTask : public SyntheticTask {
   explicit CopyTask(const TaskConfig& config) : SyntheticTask(config, 1), one_hot_(config.one_hot) {}
 
   TaskShape shape() const override {
-    return {.inputs = one_hot_ ? kClasses : 1, .vocabulary = 0, .outputs = kClasses, .loss = LossKind::kCrossEntropyEveryStep};
+    return {.inputs = one_hot_ ? kClasses : 1,
+            .vocabulary = 0,
+            .outputs = kClasses,
+            .loss = LossKind::kCrossEntropyEveryStep};
   }
-  int64_t TrainingLossCount(int64_t, int64_t length, int64_t batch_size) const override { return batch_size * Steps(length); }
+  int64_t TrainingLossCount(int64_t, int64_t length, int64_t batch_size) const override {
+    return batch_size * Steps(length);
+  }
   std::vector<Figure> Figures(const PassSums& sums) const override {
     return {LossFigure(sums), AccuracyFigure(sums), {"ce10", Ratio(sums.scored_loss_sum, sums.scored_count)}};
   }
@@ -113,7 +120,9 @@ class AddingTask : public SyntheticTask {
  public:
   explicit AddingTask(const TaskConfig& config) : SyntheticTask(config, 2) {}
 
-  TaskShape shape() const override { return {.inputs = 2, .vocabulary = 0, .outputs = 1, .loss = LossKind::kMseLastStep}; }
+  TaskShape shape() const override {
+    return {.inputs = 2, .vocabulary = 0, .outputs = 1, .loss = LossKind::kMseLastStep};
+  }
   int64_t TrainingLossCount(int64_t, int64_t, int64_t batch_size) const override { return batch_size; }
   std::vector<Figure> Figures(const PassSums& sums) const override {
     return {LossFigure(sums), {"mse", Ratio(sums.loss_sum, sums.loss_count)}};
@@ -174,8 +183,14 @@ class RecallTask : public SyntheticTask {
 
 }  // namespace
 
-std::unique_ptr<Task> MakeCopyTask(const TaskConfig& config) { return std::make_unique<CopyTask>(config); }
-std::unique_ptr<Task> MakeAddingTask(const TaskConfig& config) { return std::make_unique<AddingTask>(config); }
-std::unique_ptr<Task> MakeRecallTask(const TaskConfig& config) { return std::make_unique<RecallTask>(config); }
+std::unique_ptr<Task> MakeCopyTask(const TaskConfig& config) {
+  return std::make_unique<CopyTask>(config);
+}
+std::unique_ptr<Task> MakeAddingTask(const TaskConfig& config) {
+  return std::make_unique<AddingTask>(config);
+}
+std::unique_ptr<Task> MakeRecallTask(const TaskConfig& config) {
+  return std::make_unique<RecallTask>(config);
+}
 
 }  // namespace sab::model

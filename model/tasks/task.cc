@@ -17,7 +17,8 @@ uint64_t Feistel(uint64_t value, int half_bits, const std::array<uint32_t, 2>& k
   const uint64_t mask = (uint64_t{1} << half_bits) - 1;
   uint64_t left = value >> half_bits, right = value & mask;
   for (uint32_t round = 0; round < 4; ++round) {
-    const auto words = Philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32), round, epoch}, key);
+    const auto words =
+        Philox4x32({static_cast<uint32_t>(right), static_cast<uint32_t>(right >> 32), round, epoch}, key);
     const uint64_t mixed = (left ^ words[0] ^ (static_cast<uint64_t>(words[1]) << 32)) & mask;
     left = right;
     right = mixed;
@@ -65,12 +66,18 @@ int64_t HeldOutRows(int64_t rows, const std::string& path) {
 
 std::unique_ptr<Task> MakeTask(const TaskConfig& config) {
   switch (config.kind) {
-    case TaskKind::kCopy: return MakeCopyTask(config);
-    case TaskKind::kAdding: return MakeAddingTask(config);
-    case TaskKind::kRecall: return MakeRecallTask(config);
-    case TaskKind::kText: return MakeTextTask(config);
-    case TaskKind::kImage: return MakeImageTask(config);
-    case TaskKind::kTensor: return MakeTensorTask(config);
+    case TaskKind::kCopy:
+      return MakeCopyTask(config);
+    case TaskKind::kAdding:
+      return MakeAddingTask(config);
+    case TaskKind::kRecall:
+      return MakeRecallTask(config);
+    case TaskKind::kText:
+      return MakeTextTask(config);
+    case TaskKind::kImage:
+      return MakeImageTask(config);
+    case TaskKind::kTensor:
+      return MakeTensorTask(config);
   }
   throw std::invalid_argument("task.kind: unknown");
 }

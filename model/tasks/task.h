@@ -27,14 +27,16 @@ struct Figure {
   double value = 0;
 };
 
-// What is learned: data and figures. Data are a pure function of the seed and the arguments, so they do not depend on the number
-// of ranks, and training goes on after a restart where it was. Batches are on the CPU. Const, and safe for several threads.
+// What is learned: data and figures. Data are a pure function of the seed and the arguments, so they do not depend on
+// the number of ranks, and training goes on after a restart where it was. Batches are on the CPU. Const, and safe for
+// several threads.
 class Task {
  public:
   virtual ~Task() = default;
 
   virtual TaskShape shape() const = 0;
-  // Sequence length of the task's setting; 0 for tasks whose data fix it. Where it is 0, `length` below is not looked at.
+  // Sequence length of the task's setting; 0 for tasks whose data fix it. Where it is 0, `length` below is not looked
+  // at.
   virtual int64_t length() const { return 0; }
 
   // Rows of the global batch of `step` (from 1).
@@ -70,7 +72,8 @@ struct TensorData {
   std::shared_ptr<const void> owner;  // keeps what the views point to
 };
 
-// The job file's `task:` and the parts of `train:` and `eval:` that decide about data; see sab.v1.TaskSpec for the meaning.
+// The job file's `task:` and the parts of `train:` and `eval:` that decide about data; see sab.v1.TaskSpec for the
+// meaning.
 struct TaskConfig {
   TaskKind kind = TaskKind::kCopy;
   uint64_t seed = 1;
@@ -89,7 +92,8 @@ struct TaskConfig {
   std::optional<TensorData> eval_tensors;
 };
 
-// Opens the data. Throws std::invalid_argument: a setting or a file that cannot be used, named with the place and the reason.
+// Opens the data. Throws std::invalid_argument: a setting or a file that cannot be used, named with the place and the
+// reason.
 std::unique_ptr<Task> MakeTask(const TaskConfig& config);
 
 }  // namespace sab::model

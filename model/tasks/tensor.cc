@@ -45,7 +45,8 @@ class Arrays {
     CheckLengths();
     SetLoss();
     if (symbols_) largest_symbol_ = LargestOf("inputs", inputs(), true);
-    if (loss_ != LossKind::kMseLastStep) largest_class_ = LargestOf("targets", targets(), loss_ == LossKind::kCrossEntropyEveryStep);
+    if (loss_ != LossKind::kMseLastStep)
+      largest_class_ = LargestOf("targets", targets(), loss_ == LossKind::kCrossEntropyEveryStep);
   }
 
   const ArrayView& inputs() const { return *data_.inputs; }
@@ -60,7 +61,9 @@ class Arrays {
   int64_t largest_symbol() const { return largest_symbol_; }
   int64_t LengthOf(int64_t row) const { return data_.lengths ? Int64At(*data_.lengths, row) : steps_; }
 
-  [[noreturn]] void Refuse(const std::string& reason) const { throw std::invalid_argument(field_ + " '" + data_.path + "': " + reason); }
+  [[noreturn]] void Refuse(const std::string& reason) const {
+    throw std::invalid_argument(field_ + " '" + data_.path + "': " + reason);
+  }
 
  private:
   void CheckLengths() const {
@@ -72,7 +75,8 @@ class Arrays {
     for (int64_t row = 0; row < rows_; ++row) {
       const int64_t length = LengthOf(row);
       if (length < 1 || length > steps_) {
-        Refuse("lengths[" + std::to_string(row) + "] is " + std::to_string(length) + ", must be 1 to " + std::to_string(steps_));
+        Refuse("lengths[" + std::to_string(row) + "] is " + std::to_string(length) + ", must be 1 to " +
+               std::to_string(steps_));
       }
     }
   }
@@ -88,7 +92,8 @@ class Arrays {
       loss_ = LossKind::kMseLastStep;
     } else {
       const std::string n = std::to_string(rows_);
-      Refuse("targets must be I64 (" + n + ", " + std::to_string(steps_) + "), I64 (" + n + ") or F32 (" + n + ", O), got " + ShapeText(t));
+      Refuse("targets must be I64 (" + n + ", " + std::to_string(steps_) + "), I64 (" + n + ") or F32 (" + n +
+             ", O), got " + ShapeText(t));
     }
   }
 
@@ -101,8 +106,8 @@ class Arrays {
       for (int64_t t = 0; t < used; ++t) {
         const int64_t value = Int64At(array, row * width + t);
         if (value < 0 || value > kLargest) {
-          Refuse(name + "[" + std::to_string(row) + (every_step ? ", " + std::to_string(t) : "") + "] is " + std::to_string(value) +
-                 ", must be 0 to " + std::to_string(kLargest));
+          Refuse(name + "[" + std::to_string(row) + (every_step ? ", " + std::to_string(t) : "") + "] is " +
+                 std::to_string(value) + ", must be 0 to " + std::to_string(kLargest));
         }
         largest = std::max(largest, value);
       }
@@ -124,7 +129,9 @@ class Arrays {
 class TensorTask : public Task {
  public:
   explicit TensorTask(const TaskConfig& config)
-      : seed_(config.seed), batch_size_(config.batch_size), training_(std::make_shared<Arrays>("task.path", config.tensors)) {
+      : seed_(config.seed),
+        batch_size_(config.batch_size),
+        training_(std::make_shared<Arrays>("task.path", config.tensors)) {
     training_rows_ = training_->rows();
     if (config.eval_tensors) {
       held_out_ = std::make_shared<Arrays>("eval.path", *config.eval_tensors);
@@ -156,7 +163,9 @@ class TensorTask : public Task {
     return count;
   }
 
-  int64_t EvaluationRows(int64_t wanted) const override { return std::min(wanted, held_out_->rows() - held_out_first_); }
+  int64_t EvaluationRows(int64_t wanted) const override {
+    return std::min(wanted, held_out_->rows() - held_out_first_);
+  }
   Batch EvaluationBatch(int64_t, RowRange rows) const override {
     return Read(*held_out_, rows, [&](int64_t row) { return held_out_first_ + row; });
   }
@@ -168,20 +177,22 @@ class TensorTask : public Task {
   }
 
  private:
-  int64_t TrainingRow(int64_t step, int64_t row) const { return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_rows_); }
+  int64_t TrainingRow(int64_t step, int64_t row) const {
+    return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_rows_);
+  }
 
   // The steps of the hold-out may differ; what the network's shape depends on may not.
   void CheckHeldOut() const {
     const Arrays& mine = *training_;
     const Arrays& other = *held_out_;
     if (other.symbols() != mine.symbols() || other.channels() != mine.channels() || other.loss() != mine.loss()) {
-      other.Refuse("inputs " + ShapeText(other.inputs()) + " and targets " + ShapeText(other.targets()) + " do not fit those of task.path, " +
-                   ShapeText(mine.inputs()) + " and " + ShapeText(mine.targets()));
+      other.Refuse("inputs " + ShapeText(other.inputs()) + " and targets " + ShapeText(other.targets()) +
+                   " do not fit those of task.path, " + ShapeText(mine.inputs()) + " and " + ShapeText(mine.targets()));
     }
     const bool mse = mine.loss() == LossKind::kMseLastStep;
     if (mse ? other.outputs() != mine.outputs() : other.outputs() > mine.outputs()) {
-      other.Refuse("targets have " + std::to_string(other.outputs()) + (mse ? " columns" : " classes") + ", those of task.path " +
-                   std::to_string(mine.outputs()));
+      other.Refuse("targets have " + std::to_string(other.outputs()) + (mse ? " columns" : " classes") +
+                   ", those of task.path " + std::to_string(mine.outputs()));
     }
     if (other.largest_symbol() > mine.largest_symbol()) {
       other.Refuse("inputs hold symbol " + std::to_string(other.largest_symbol()) + ", the largest of task.path is " +
@@ -194,7 +205,8 @@ class TensorTask : public Task {
     const int64_t steps = arrays.steps();
     const int64_t channels = std::max<int64_t>(1, arrays.channels());
     Batch batch;
-    batch.inputs = arrays.symbols() ? at::empty({rows.count, steps}, at::kLong) : at::empty({rows.count, steps, channels}, at::kFloat);
+    batch.inputs = arrays.symbols() ? at::empty({rows.count, steps}, at::kLong)
+                                    : at::empty({rows.count, steps, channels}, at::kFloat);
     const LossKind loss = arrays.loss();
     batch.targets = loss == LossKind::kCrossEntropyEveryStep  ? at::empty({rows.count, steps}, at::kLong)
                     : loss == LossKind::kCrossEntropyLastStep ? at::empty({rows.count}, at::kLong)
@@ -214,7 +226,8 @@ class TensorTask : public Task {
 
   static void CopyRow(const ArrayView& from, int64_t row, at::Tensor& to, int64_t i) {
     const int64_t bytes = to.stride(0) * to.element_size();
-    std::memcpy(static_cast<std::byte*>(to.data_ptr()) + i * bytes, from.data + row * bytes, static_cast<size_t>(bytes));
+    std::memcpy(static_cast<std::byte*>(to.data_ptr()) + i * bytes, from.data + row * bytes,
+                static_cast<size_t>(bytes));
   }
 
   // Padding may hold anything in the file, -1 for example; an index must be in range.
@@ -233,6 +246,8 @@ class TensorTask : public Task {
 
 }  // namespace
 
-std::unique_ptr<Task> MakeTensorTask(const TaskConfig& config) { return std::make_unique<TensorTask>(config); }
+std::unique_ptr<Task> MakeTensorTask(const TaskConfig& config) {
+  return std::make_unique<TensorTask>(config);
+}
 
 }  // namespace sab::model

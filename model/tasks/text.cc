@@ -49,9 +49,8 @@ class TextTask : public Task {
 
   Batch TrainingBatch(int64_t step, int64_t, RowRange rows) const override {
     const auto starts = static_cast<uint64_t>(training_.size() - window_);
-    return Windows(training_, rows, [&](int64_t row) {
-      return static_cast<int64_t>(TrainingRandom(seed_, step, row).Below(starts));
-    });
+    return Windows(training_, rows,
+                   [&](int64_t row) { return static_cast<int64_t>(TrainingRandom(seed_, step, row).Below(starts)); });
   }
   int64_t TrainingLossCount(int64_t, int64_t, int64_t batch_size) const override { return batch_size * window_; }
 
@@ -81,8 +80,9 @@ class TextTask : public Task {
         const uint8_t byte = span->data()[i];
         if (known[byte]) continue;
         if (!given.empty()) {
-          span->file->Refuse("byte " + std::to_string(byte) + " at offset " + std::to_string(span->begin + i) +
-                             " is not in the checkpoint's vocabulary: the file is not the one that the job started with");
+          span->file->Refuse(
+              "byte " + std::to_string(byte) + " at offset " + std::to_string(span->begin + i) +
+              " is not in the checkpoint's vocabulary: the file is not the one that the job started with");
         }
         known[byte] = true;
       }
@@ -94,7 +94,8 @@ class TextTask : public Task {
       }
     }
     if (vocabulary_.size() < 2) training_.file->Refuse("consists of one byte value only: there is nothing to learn");
-    for (size_t i = 0; i < vocabulary_.size(); ++i) symbol_of_[static_cast<uint8_t>(vocabulary_[i])] = static_cast<int64_t>(i);
+    for (size_t i = 0; i < vocabulary_.size(); ++i)
+      symbol_of_[static_cast<uint8_t>(vocabulary_[i])] = static_cast<int64_t>(i);
   }
 
   template <typename StartOf>
@@ -124,6 +125,8 @@ class TextTask : public Task {
 
 }  // namespace
 
-std::unique_ptr<Task> MakeTextTask(const TaskConfig& config) { return std::make_unique<TextTask>(config); }
+std::unique_ptr<Task> MakeTextTask(const TaskConfig& config) {
+  return std::make_unique<TextTask>(config);
+}
 
 }  // namespace sab::model

@@ -35,12 +35,18 @@ class Adam : public Optimizer {
       return;
     }
     const double step = static_cast<double>(steps_);
-    const AdamFactors factors = {learning_rate,         options_.beta1,       options_.beta2,
-                                 options_.epsilon,      options_.weight_decay, gradient_scale,
-                                 1 - std::pow(options_.beta1, step), 1 - std::pow(options_.beta2, step)};
+    const AdamFactors factors = {learning_rate,
+                                 options_.beta1,
+                                 options_.beta2,
+                                 options_.epsilon,
+                                 options_.weight_decay,
+                                 gradient_scale,
+                                 1 - std::pow(options_.beta1, step),
+                                 1 - std::pow(options_.beta2, step)};
     ForElementType(values, [&](auto tag) {
       using T = decltype(tag);
-      AdamSweep(values.data_ptr<T>(), gradients.data_ptr<T>(), mean_.data_ptr<T>(), square_.data_ptr<T>(), values.numel(), factors);
+      AdamSweep(values.data_ptr<T>(), gradients.data_ptr<T>(), mean_.data_ptr<T>(), square_.data_ptr<T>(),
+                values.numel(), factors);
     });
   }
 
@@ -55,8 +61,8 @@ class Adam : public Optimizer {
     if (gradient_scale != 1) gradients.mul_(gradient_scale);
     // The kernel takes the number of this update from the device.
     at::Tensor step = at::full({}, static_cast<double>(steps_), values.options().dtype(at::kFloat));
-    at::_fused_adam_({values}, {gradients}, {mean_}, {square_}, {}, {step}, learning_rate, options_.beta1, options_.beta2,
-                     options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+    at::_fused_adam_({values}, {gradients}, {mean_}, {square_}, {}, {step}, learning_rate, options_.beta1,
+                     options_.beta2, options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
   }
 
   const OptimizerOptions options_;

@@ -36,7 +36,8 @@ class Optimizer {
   // Updates done, skipped ones not counted.
   virtual int64_t steps() const = 0;
 
-  // The present state, as views: "adam.exp_avg", "adam.exp_avg_sq", or "sgd.momentum_buffer", each (N). Empty for plain SGD.
+  // The present state, as views: "adam.exp_avg", "adam.exp_avg_sq", or "sgd.momentum_buffer", each (N). Empty for plain
+  // SGD.
   virtual std::vector<NamedTensor> State() const = 0;
   // Copies a state in. Throws std::invalid_argument naming the tensor that is missing or has another size.
   void Restore(const std::vector<NamedTensor>& state, int64_t steps);

@@ -2,9 +2,10 @@
 
 #include <cmath>
 
-// Compiled with -O3, -fno-math-errno and -ffp-contract=off (CMakeLists.txt). Function versions are chosen when the program is loaded, which
-// sanitizers do not survive.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// Compiled with -O3, -fno-math-errno and -ffp-contract=off (CMakeLists.txt). Function versions are chosen when the
+// program is loaded, which sanitizers do not survive.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)
 #define SAB_VECTOR_VERSIONS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
 #else
 #define SAB_VECTOR_VERSIONS
@@ -31,8 +32,8 @@ inline __attribute__((always_inline)) void Adam(T* __restrict values, const T* _
 }
 
 template <typename T>
-inline __attribute__((always_inline)) void Sgd(T* __restrict values, const T* __restrict gradients, T* __restrict buffer, int64_t n,
-                                               const SgdFactors& f) {
+inline __attribute__((always_inline)) void Sgd(T* __restrict values, const T* __restrict gradients,
+                                               T* __restrict buffer, int64_t n, const SgdFactors& f) {
   const T scale = static_cast<T>(f.gradient_scale), decay = static_cast<T>(f.weight_decay);
   const T rate = static_cast<T>(f.learning_rate), momentum = static_cast<T>(f.momentum);
   if (buffer == nullptr) {
@@ -64,15 +65,25 @@ inline __attribute__((always_inline)) double Squares(const T* data, int64_t n) {
 
 }  // namespace
 
-SAB_VECTOR_VERSIONS void AdamSweep(float* v, const float* g, float* mean, float* square, int64_t n, const AdamFactors& f) {
+SAB_VECTOR_VERSIONS void AdamSweep(float* v, const float* g, float* mean, float* square, int64_t n,
+                                   const AdamFactors& f) {
   Adam(v, g, mean, square, n, f);
 }
-SAB_VECTOR_VERSIONS void AdamSweep(double* v, const double* g, double* mean, double* square, int64_t n, const AdamFactors& f) {
+SAB_VECTOR_VERSIONS void AdamSweep(double* v, const double* g, double* mean, double* square, int64_t n,
+                                   const AdamFactors& f) {
   Adam(v, g, mean, square, n, f);
 }
-SAB_VECTOR_VERSIONS void SgdSweep(float* v, const float* g, float* buffer, int64_t n, const SgdFactors& f) { Sgd(v, g, buffer, n, f); }
-SAB_VECTOR_VERSIONS void SgdSweep(double* v, const double* g, double* buffer, int64_t n, const SgdFactors& f) { Sgd(v, g, buffer, n, f); }
-SAB_VECTOR_VERSIONS double SquareSum(const float* data, int64_t n) { return Squares(data, n); }
-SAB_VECTOR_VERSIONS double SquareSum(const double* data, int64_t n) { return Squares(data, n); }
+SAB_VECTOR_VERSIONS void SgdSweep(float* v, const float* g, float* buffer, int64_t n, const SgdFactors& f) {
+  Sgd(v, g, buffer, n, f);
+}
+SAB_VECTOR_VERSIONS void SgdSweep(double* v, const double* g, double* buffer, int64_t n, const SgdFactors& f) {
+  Sgd(v, g, buffer, n, f);
+}
+SAB_VECTOR_VERSIONS double SquareSum(const float* data, int64_t n) {
+  return Squares(data, n);
+}
+SAB_VECTOR_VERSIONS double SquareSum(const double* data, int64_t n) {
+  return Squares(data, n);
+}
 
 }  // namespace sab::model

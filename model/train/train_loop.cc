@@ -13,7 +13,8 @@ namespace {
 // Thrown out of an evaluation when a stop is requested in the middle of it.
 struct Stopped {};
 
-// Sums of a pass as numbers to add over ranks. The largest norm is not a sum: every rank puts its own into a place of its own.
+// Sums of a pass as numbers to add over ranks. The largest norm is not a sum: every rank puts its own into a place of
+// its own.
 constexpr int64_t kSummed = 6;
 
 std::vector<double> Pack(const PassSums& sums, int rank, int world_size) {
@@ -37,7 +38,8 @@ PassSums Unpack(const T* packed, int world_size) {
   sums.scored_count = std::llround(packed[3]);
   sums.correct_count = std::llround(packed[4]);
   sums.guarded_count = std::llround(packed[5]);
-  for (int64_t i = kSummed; i < kSummed + world_size; ++i) sums.max_hidden_norm = std::max(sums.max_hidden_norm, static_cast<double>(packed[i]));
+  for (int64_t i = kSummed; i < kSummed + world_size; ++i)
+    sums.max_hidden_norm = std::max(sums.max_hidden_norm, static_cast<double>(packed[i]));
   return sums;
 }
 
@@ -48,16 +50,22 @@ double ValueOf(const std::vector<Figure>& figures, const std::string& name) {
   return std::nan("");
 }
 
-bool Due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+bool Due(int64_t step, int64_t every) {
+  return every > 0 && step % every == 0;
+}
 
 }  // namespace
 
 bool Condition::Holds(double measured) const {
   switch (op) {
-    case Op::kAtLeast: return measured >= value;
-    case Op::kAtMost: return measured <= value;
-    case Op::kAbove: return measured > value;
-    case Op::kBelow: return measured < value;
+    case Op::kAtLeast:
+      return measured >= value;
+    case Op::kAtMost:
+      return measured <= value;
+    case Op::kAbove:
+      return measured > value;
+    case Op::kBelow:
+      return measured < value;
   }
   return false;
 }
@@ -76,12 +84,13 @@ TrainLoop::TrainLoop(TrainConfig config, Parts parts)
       optimizer_(MakeOptimizer(config_.optimizer, parts.parameters.values())) {
   const int world_size = parts_.collective.world_size();
   if (config_.batch_size < world_size) {
-    throw std::invalid_argument("train.batch_size: must be at least the number of replicas, " + std::to_string(world_size) + ", got " +
-                                std::to_string(config_.batch_size));
+    throw std::invalid_argument("train.batch_size: must be at least the number of replicas, " +
+                                std::to_string(world_size) + ", got " + std::to_string(config_.batch_size));
   }
   if (config_.stop_when) RequireFigure(*config_.stop_when, "eval.stop_when");
   if (!config_.curriculum.lengths.empty()) RequireFigure(config_.curriculum.advance_when, "curriculum.advance_when");
-  if (world_size > 1) exchange_ = at::empty({parts_.parameters.count() + kSummed + world_size}, parts_.parameters.values().options());
+  if (world_size > 1)
+    exchange_ = at::empty({parts_.parameters.count() + kSummed + world_size}, parts_.parameters.values().options());
 }
 
 void TrainLoop::RequireFigure(const Condition& condition, const char* field) const {
@@ -90,7 +99,8 @@ void TrainLoop::RequireFigure(const Condition& condition, const char* field) con
     if (figure.name == condition.metric) return;
     known += (known.empty() ? "" : ", ") + figure.name;
   }
-  throw std::invalid_argument(std::string(field) + ": this task has no figure '" + condition.metric + "'; it has " + known);
+  throw std::invalid_argument(std::string(field) + ": this task has no figure '" + condition.metric + "'; it has " +
+                              known);
 }
 
 void TrainLoop::Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state) {
@@ -119,8 +129,8 @@ std::string TrainLoop::Run() {
   return "steps";
 }
 
-// Initial values come from the same numbers everywhere, checkpoints are the same file: this makes it certain, and connects
-// the ranks before the first step is timed.
+// Initial values come from the same numbers everywhere, checkpoints are the same file: this makes it certain, and
+// connects the ranks before the first step is timed.
 void TrainLoop::SynchroniseParameters() {
   if (parts_.collective.world_size() > 1) parts_.collective.Broadcast(parts_.parameters.values(), 0);
 }
@@ -168,7 +178,8 @@ StepReport TrainLoop::Step() {
   }
   report.figures = parts_.task.Figures(sums);
   report.max_hidden_norm = sums.max_hidden_norm;
-  report.guarded_fraction = static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * batch.steps());
+  report.guarded_fraction =
+      static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * batch.steps());
   report.skipped_steps = state_.skipped_steps;
   return report;
 }
@@ -182,7 +193,8 @@ void TrainLoop::CountNonfinite(double norm) {
   if (++state_.nonfinite_in_a_row < config_.max_nonfinite_steps) return;
   throw PermanentError("step " + std::to_string(state_.step) + ": the gradient was not finite in " +
                        std::to_string(state_.nonfinite_in_a_row) +
-                       " steps in a row (train.max_nonfinite_steps); try a smaller train.learning_rate, a train.clip_norm, or model.init: scaled");
+                       " steps in a row (train.max_nonfinite_steps); try a smaller train.learning_rate, a "
+                       "train.clip_norm, or model.init: scaled");
 }
 
 PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
@@ -216,7 +228,8 @@ PassSums TrainLoop::ReduceSums(const PassSums& mine) {
 }
 
 EvalReport TrainLoop::EvaluateAt(int64_t length) {
-  const RowRange mine = ShareOf(parts_.task.EvaluationRows(config_.eval_sequences), parts_.collective.rank(), parts_.collective.world_size());
+  const RowRange mine = ShareOf(parts_.task.EvaluationRows(config_.eval_sequences), parts_.collective.rank(),
+                                parts_.collective.world_size());
   PassSums sums;
   for (int64_t done = 0; done < mine.count; done += my_rows_.count) {
     if (stop_requested_) throw Stopped();

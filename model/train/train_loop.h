@@ -22,14 +22,14 @@ class PermanentError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Where training is: with the parameters, the optimiser's tensors and the configuration, all that the next step depends on. The data's
-// position needs nothing more: data are a function of the step.
+// Where training is: with the parameters, the optimiser's tensors and the configuration, all that the next step depends
+// on. The data's position needs nothing more: data are a function of the step.
 struct TrainState {
-  int64_t step = 0;               // steps done, skipped ones included
-  int64_t optimizer_steps = 0;    // updates done
-  int64_t skipped_steps = 0;      // steps without an update for a non-finite gradient
+  int64_t step = 0;             // steps done, skipped ones included
+  int64_t optimizer_steps = 0;  // updates done
+  int64_t skipped_steps = 0;    // steps without an update for a non-finite gradient
   int64_t nonfinite_in_a_row = 0;
-  int64_t curriculum_stage = 0;   // index of its lengths
+  int64_t curriculum_stage = 0;     // index of its lengths
   std::optional<double> eval_loss;  // last evaluation at the first of eval_lengths
   std::string stop_reason;          // not empty: training has ended, and why
 };
@@ -66,9 +66,10 @@ class TrainObserver {
   virtual void OnCheckpoint(const TrainState& state) = 0;
 };
 
-// Trains one network with the ranks of a Collective. All ranks construct and run it with the same configuration; all of them take every
-// decision from all-reduced figures, so alike. Results do not depend on when they are observed, and a run that goes on from a checkpoint gives the
-// same bits as one that was not interrupted, with the same ranks and machine.
+// Trains one network with the ranks of a Collective. All ranks construct and run it with the same configuration; all of
+// them take every decision from all-reduced figures, so alike. Results do not depend on when they are observed, and a
+// run that goes on from a checkpoint gives the same bits as one that was not interrupted, with the same ranks and
+// machine.
 class TrainLoop {
  public:
   // What it works with; all must outlive it.
@@ -82,15 +83,17 @@ class TrainLoop {
   // Throws std::invalid_argument: fewer rows than ranks, or a condition on a figure that the task does not have.
   TrainLoop(TrainConfig config, Parts parts);
 
-  // Goes on from a checkpoint; the caller has filled in the parameters. Before Run. Throws std::invalid_argument as Optimizer::Restore does.
+  // Goes on from a checkpoint; the caller has filled in the parameters. Before Run. Throws std::invalid_argument as
+  // Optimizer::Restore does.
   void Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state);
 
-  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200") or RequestStop (""), and returns that
-  // reason. Throws PermanentError after max_nonfinite_steps in a row, CollectiveError, and what engine and observer throw.
+  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200") or
+  // RequestStop (""), and returns that reason. Throws PermanentError after max_nonfinite_steps in a row,
+  // CollectiveError, and what engine and observer throw.
   std::string Run();
 
-  // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by other means.
-  // Any thread; safe in a signal handler.
+  // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
+  // other means. Any thread; safe in a signal handler.
   void RequestStop() { stop_requested_ = true; }
 
   const TrainState& state() const { return state_; }
@@ -113,7 +116,7 @@ class TrainLoop {
   const Parts parts_;
   const RowRange my_rows_;  // of the global batch
   const std::unique_ptr<Optimizer> optimizer_;
-  at::Tensor exchange_;     // gradients and sums of one step, for one all-reduce; undefined for one rank
+  at::Tensor exchange_;  // gradients and sums of one step, for one all-reduce; undefined for one rank
   TrainState state_;
   std::atomic<bool> stop_requested_ = false;
 };

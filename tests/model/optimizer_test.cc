@@ -13,7 +13,9 @@ namespace {
 
 constexpr int64_t kCount = 1003;  // no multiple of a vector's width
 
-at::Tensor Numbers(double phase, at::ScalarType type) { return at::sin(at::arange(kCount, at::kDouble) * 0.37 + phase).to(type); }
+at::Tensor Numbers(double phase, at::ScalarType type) {
+  return at::sin(at::arange(kCount, at::kDouble) * 0.37 + phase).to(type);
+}
 
 // Adam as Kingma and Ba write it, one element at a time in double.
 struct ScalarAdam {
@@ -51,8 +53,12 @@ void ExpectAdamFollowsItsFormula(at::ScalarType type, double tolerance) {
   EXPECT_EQ(optimizer->steps(), 5);
 }
 
-TEST(OptimizerTest, AdamFollowsItsFormulaInDouble) { ExpectAdamFollowsItsFormula(at::kDouble, 1e-14); }
-TEST(OptimizerTest, AdamFollowsItsFormulaInFloat) { ExpectAdamFollowsItsFormula(at::kFloat, 2e-6); }
+TEST(OptimizerTest, AdamFollowsItsFormulaInDouble) {
+  ExpectAdamFollowsItsFormula(at::kDouble, 1e-14);
+}
+TEST(OptimizerTest, AdamFollowsItsFormulaInFloat) {
+  ExpectAdamFollowsItsFormula(at::kFloat, 2e-6);
+}
 
 TEST(OptimizerTest, AdamAgreesWithLibTorchsFusedAdam) {
   at::Tensor values = Numbers(0, at::kFloat);
@@ -112,7 +118,8 @@ TEST(OptimizerTest, RestoreNamesAMissingOrMisshapenTensor) {
   } catch (const std::invalid_argument& error) {
     EXPECT_NE(std::string(error.what()).find("adam.exp_avg_sq is missing"), std::string::npos);
   }
-  EXPECT_THROW(optimizer->Restore({{"adam.exp_avg", at::zeros({3})}, {"adam.exp_avg_sq", at::zeros({4})}}, 1), std::invalid_argument);
+  EXPECT_THROW(optimizer->Restore({{"adam.exp_avg", at::zeros({3})}, {"adam.exp_avg_sq", at::zeros({4})}}, 1),
+               std::invalid_argument);
 }
 
 TEST(GradientNormTest, IsExactForLargeAndOddSizedBuffers) {
@@ -143,7 +150,8 @@ TEST(ScheduleTest, LinearAndCosineEndAtTheFinalFactor) {
     EXPECT_NEAR(schedule.Factor(7, 12), 0.55, 1e-12);  // half way
     EXPECT_NEAR(schedule.Factor(12, 12), 0.1, 1e-12);
   }
-  EXPECT_GT((Schedule{.kind = ScheduleKind::kCosine}.Factor(2, 10)), (Schedule{.kind = ScheduleKind::kLinear}.Factor(2, 10)));
+  EXPECT_GT((Schedule{.kind = ScheduleKind::kCosine}.Factor(2, 10)),
+            (Schedule{.kind = ScheduleKind::kLinear}.Factor(2, 10)));
 }
 
 }  // namespace

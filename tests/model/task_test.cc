@@ -198,14 +198,17 @@ TEST(TextTaskTest, AFileThatDoesNotFitTheCheckpointIsRefusedWithByteAndOffset) {
 }
 
 TEST(TextTaskTest, UnusableFilesAreRefusedByName) {
-  EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = "/nowhere/file"}), HasSubstr("task.path '/nowhere/file': cannot be read: No such file"));
+  EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = "/nowhere/file"}),
+              HasSubstr("task.path '/nowhere/file': cannot be read: No such file"));
   EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = "/tmp"}), HasSubstr("is not a regular file"));
   EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = WriteFile("text_empty", "")}), HasSubstr("is empty"));
-  EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = WriteFile("text_short", "abcdefgh"), .window = 9}), HasSubstr("task.window needs at least 10"));
+  EXPECT_THAT(Refusal({.kind = TaskKind::kText, .path = WriteFile("text_short", "abcdefgh"), .window = 9}),
+              HasSubstr("task.window needs at least 10"));
 }
 
 std::string BigEndian(uint32_t value) {
-  return {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8), static_cast<char>(value)};
+  return {static_cast<char>(value >> 24), static_cast<char>(value >> 16), static_cast<char>(value >> 8),
+          static_cast<char>(value)};
 }
 
 // 40 images of 2 x 3 whose pixels are 6 i + p, labels i % 4.
@@ -219,7 +222,9 @@ struct IdxFiles {
     }
   }
   TaskConfig Config(const std::string& name) const {
-    return {.kind = TaskKind::kImage, .path = WriteFile(name + "_images", pixels), .labels_path = WriteFile(name + "_labels", labels)};
+    return {.kind = TaskKind::kImage,
+            .path = WriteFile(name + "_images", pixels),
+            .labels_path = WriteFile(name + "_labels", labels)};
   }
 };
 
@@ -275,7 +280,8 @@ TEST(ImageTaskTest, DamagedFilesAreRefusedWithWhatIsWrong) {
   TaskConfig unlabelled = IdxFiles().Config("idx_unlabelled");
   unlabelled.labels_path.clear();
   EXPECT_THAT(Refusal(unlabelled), HasSubstr("task.labels_path must name the labels' file"));
-  EXPECT_THAT(Refusal({.kind = TaskKind::kImage, .path = WriteFile("cifar_cut", std::string(5000, 'x'))}), HasSubstr("neither IDX nor CIFAR"));
+  EXPECT_THAT(Refusal({.kind = TaskKind::kImage, .path = WriteFile("cifar_cut", std::string(5000, 'x'))}),
+              HasSubstr("neither IDX nor CIFAR"));
 }
 
 #ifdef SAB_HAVE_ZLIB
@@ -303,7 +309,8 @@ struct Arrays {
   at::Tensor inputs, targets, lengths;
 
   static ArrayView View(const at::Tensor& tensor) {
-    return {tensor.scalar_type() == at::kLong ? "I64" : "F32", tensor.sizes().vec(), static_cast<const std::byte*>(tensor.data_ptr())};
+    return {tensor.scalar_type() == at::kLong ? "I64" : "F32", tensor.sizes().vec(),
+            static_cast<const std::byte*>(tensor.data_ptr())};
   }
   TensorData Data() const {
     TensorData data = {.path = "/data/mine.safetensors"};
@@ -352,12 +359,16 @@ TEST(TensorTaskTest, SymbolsLengthsAndPaddingAreHandedOver) {
 
 TEST(TensorTaskTest, BadArraysAreRefusedWithPlaceAndReason) {
   const at::Tensor inputs = at::rand({40, 5, 2});
-  EXPECT_THAT(Refusal(Arrays{inputs, at::rand({39, 6})}.Config()), HasSubstr("targets must be I64 (40, 5), I64 (40) or F32 (40, O), got F32 (39, 6)"));
-  EXPECT_THAT(Refusal(Arrays{at::rand({40, 5}), at::arange(40)}.Config()), HasSubstr("inputs must be F32 (N, T, I) or I64 (N, T), got F32 (40, 5)"));
+  EXPECT_THAT(Refusal(Arrays{inputs, at::rand({39, 6})}.Config()),
+              HasSubstr("targets must be I64 (40, 5), I64 (40) or F32 (40, O), got F32 (39, 6)"));
+  EXPECT_THAT(Refusal(Arrays{at::rand({40, 5}), at::arange(40)}.Config()),
+              HasSubstr("inputs must be F32 (N, T, I) or I64 (N, T), got F32 (40, 5)"));
   at::Tensor targets = at::arange(40) % 3;
   targets[17] = -1;
-  EXPECT_THAT(Refusal(Arrays{inputs, targets}.Config()), HasSubstr("task.path '/data/mine.safetensors': targets[17] is -1"));
-  EXPECT_THAT(Refusal(Arrays{inputs, at::arange(40) % 3, at::arange(40)}.Config()), HasSubstr("lengths[0] is 0, must be 1 to 5"));
+  EXPECT_THAT(Refusal(Arrays{inputs, targets}.Config()),
+              HasSubstr("task.path '/data/mine.safetensors': targets[17] is -1"));
+  EXPECT_THAT(Refusal(Arrays{inputs, at::arange(40) % 3, at::arange(40)}.Config()),
+              HasSubstr("lengths[0] is 0, must be 1 to 5"));
   TaskConfig nothing = {.kind = TaskKind::kTensor};
   nothing.tensors.path = "/data/x";
   EXPECT_THAT(Refusal(nothing), HasSubstr("has no array 'inputs'"));
@@ -373,7 +384,8 @@ TEST(TensorTaskTest, AHoldOutMustFitTheTrainingData) {
   config.eval_tensors = good.Data();
   EXPECT_EQ(MakeTask(config)->EvaluationRows(100), 6);
   config.eval_tensors = more_classes.Data();
-  EXPECT_THAT(Refusal(config), HasSubstr("eval.path '/data/mine.safetensors': targets have 6 classes, those of task.path 3"));
+  EXPECT_THAT(Refusal(config),
+              HasSubstr("eval.path '/data/mine.safetensors': targets have 6 classes, those of task.path 3"));
   config.eval_tensors = more_channels.Data();
   EXPECT_THAT(Refusal(config), HasSubstr("do not fit those of task.path"));
 }

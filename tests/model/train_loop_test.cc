@@ -53,7 +53,8 @@ class Recorder : public TrainObserver {
   void OnEval(const EvalReport& report) override { evals.push_back(report); }
   void OnCheckpoint(const TrainState& state) override {
     Saved saved = {state, parameters->values().clone(), {}};
-    for (const NamedTensor& tensor : loop->optimizer().State()) saved.optimizer.push_back({tensor.name, tensor.tensor.clone()});
+    for (const NamedTensor& tensor : loop->optimizer().State())
+      saved.optimizer.push_back({tensor.name, tensor.tensor.clone()});
     checkpoints.push_back(std::move(saved));
   }
 
@@ -68,7 +69,12 @@ class Recorder : public TrainObserver {
 struct Settings {
   TaskConfig task = {.kind = TaskKind::kCopy, .batch_size = 6, .length = 3, .one_hot = true};
   ModelConfig model = {.kind = Kind::kLstm, .hidden_size = 8, .k_trunc = 0};
-  TrainConfig train = {.batch_size = 6, .steps = 10, .learning_rate = 1e-2, .clip_norm = 1, .eval_every = 0, .eval_sequences = 16,
+  TrainConfig train = {.batch_size = 6,
+                       .steps = 10,
+                       .learning_rate = 1e-2,
+                       .clip_norm = 1,
+                       .eval_every = 0,
+                       .eval_sequences = 16,
                        .checkpoint_every = 4};
 };
 
@@ -205,8 +211,12 @@ void ExpectResumedRunsGiveTheSameBits(int world_size) {
       });
 }
 
-TEST(TrainLoopTest, AResumedRunGivesTheSameBitsAsAnUninterruptedOne) { ExpectResumedRunsGiveTheSameBits(1); }
-TEST(TrainLoopTest, AResumedRunOfTwoRanksGivesTheSameBitsAsAnUninterruptedOne) { ExpectResumedRunsGiveTheSameBits(2); }
+TEST(TrainLoopTest, AResumedRunGivesTheSameBitsAsAnUninterruptedOne) {
+  ExpectResumedRunsGiveTheSameBits(1);
+}
+TEST(TrainLoopTest, AResumedRunOfTwoRanksGivesTheSameBitsAsAnUninterruptedOne) {
+  ExpectResumedRunsGiveTheSameBits(2);
+}
 
 TEST(TrainLoopTest, AStepWithANonFiniteGradientIsSkippedAndCounted) {
   Settings settings;
@@ -310,7 +320,8 @@ TEST(TrainLoopTest, AConditionOnAFigureThatTheTaskLacksIsRefused) {
 }
 
 TEST(ConditionTest, NeverHoldsForNan) {
-  for (const auto op : {Condition::Op::kAtLeast, Condition::Op::kAtMost, Condition::Op::kAbove, Condition::Op::kBelow}) {
+  for (const auto op :
+       {Condition::Op::kAtLeast, Condition::Op::kAtMost, Condition::Op::kAbove, Condition::Op::kBelow}) {
     EXPECT_FALSE((Condition{"loss", op, 1}).Holds(std::nan("")));
   }
   EXPECT_TRUE((Condition{"loss", Condition::Op::kAtLeast, 1}).Holds(1));

@@ -11,7 +11,8 @@ constexpr absl::Duration kOneTry = absl::Seconds(5);
 
 // Waits for the agent's socket where it is not there yet.
 template <typename Response, typename Request, typename Method>
-absl::StatusOr<Response> Call(v1::TrainerService::Stub& stub, Method method, const Request& request, absl::Duration timeout, bool wait) {
+absl::StatusOr<Response> Call(v1::TrainerService::Stub& stub, Method method, const Request& request,
+                              absl::Duration timeout, bool wait) {
   grpc::ClientContext context;
   rpc::SetDeadline(context, timeout);
   context.set_wait_for_ready(wait);
@@ -36,27 +37,33 @@ absl::Status AgentClient::PublishRendezvous(const std::string& address) {
   v1::PublishRendezvousRequest request;
   *request.mutable_id() = id_;
   request.set_rendezvous(address);
-  return Call<v1::PublishRendezvousResponse>(*stub_, &v1::TrainerService::Stub::PublishRendezvous, request, kPatience, true).status();
+  return Call<v1::PublishRendezvousResponse>(*stub_, &v1::TrainerService::Stub::PublishRendezvous, request, kPatience,
+                                             true)
+      .status();
 }
 
 absl::StatusOr<std::string> AgentClient::AwaitRendezvous(absl::Duration timeout) {
   v1::AwaitRendezvousRequest request;
   *request.mutable_id() = id_;
-  auto response = Call<v1::AwaitRendezvousResponse>(*stub_, &v1::TrainerService::Stub::AwaitRendezvous, request, timeout, true);
+  auto response =
+      Call<v1::AwaitRendezvousResponse>(*stub_, &v1::TrainerService::Stub::AwaitRendezvous, request, timeout, true);
   if (!response.ok()) return response.status();
   return response->rendezvous();
 }
 
 absl::Status AgentClient::ReportProgress(v1::ReportProgressRequest request) {
   *request.mutable_id() = id_;
-  return Call<v1::ReportProgressResponse>(*stub_, &v1::TrainerService::Stub::ReportProgress, request, kOneTry, false).status();
+  return Call<v1::ReportProgressResponse>(*stub_, &v1::TrainerService::Stub::ReportProgress, request, kOneTry, false)
+      .status();
 }
 
 absl::Status AgentClient::PublishCheckpoint(const v1::Checkpoint& checkpoint) {
   v1::PublishCheckpointRequest request;
   *request.mutable_id() = id_;
   *request.mutable_checkpoint() = checkpoint;
-  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request, kPatience, true).status();
+  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request, kPatience,
+                                             true)
+      .status();
 }
 
 }  // namespace sab::trainer

@@ -53,7 +53,8 @@ std::string StateJson(const CheckpointContext& context, const model::TrainState&
       {"eval_loss", state.eval_loss && std::isfinite(*state.eval_loss) ? Json(*state.eval_loss) : Json(nullptr)},
       {"stop_reason", state.stop_reason},
       // Data and random numbers are functions of (seed, step, row): this is all of their state.
-      {"data", {{"seed", context.spec.train().has_seed() ? context.spec.train().seed() : 1}, {"next_step", state.step + 1}}},
+      {"data",
+       {{"seed", context.spec.train().has_seed() ? context.spec.train().seed() : 1}, {"next_step", state.step + 1}}},
       {"vocabulary", std::move(vocabulary)},
       {"spec", Json::parse(spec, nullptr, false)},
   };
@@ -75,7 +76,8 @@ absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& 
     state.curriculum_stage = json.at("curriculum_stage").get<int64_t>();
     if (!json.at("eval_loss").is_null()) state.eval_loss = json.at("eval_loss").get<double>();
     state.stop_reason = json.at("stop_reason").get<std::string>();
-    for (const Json& byte : json.at("vocabulary")) restored.vocabulary.push_back(static_cast<char>(byte.get<uint8_t>()));
+    for (const Json& byte : json.at("vocabulary"))
+      restored.vocabulary.push_back(static_cast<char>(byte.get<uint8_t>()));
     return restored;
   } catch (const Json::exception&) {
     return damaged;
@@ -90,7 +92,8 @@ absl::StatusOr<std::vector<model::NamedTensor>> ReadTensors(const std::string& p
       return absl::DataLossError(absl::StrCat(path, ": ", view.name, " has type ", view.dtype, ", expected F32"));
     }
     // from_blob needs no alignment for a copy, and does not write.
-    const at::Tensor mapped = at::from_blob(const_cast<std::byte*>(view.data.data()), view.shape, view.dtype == "F64" ? at::kDouble : at::kFloat);
+    const at::Tensor mapped = at::from_blob(const_cast<std::byte*>(view.data.data()), view.shape,
+                                            view.dtype == "F64" ? at::kDouble : at::kFloat);
     tensors.push_back({view.name, mapped.clone()});
   }
   return tensors;
@@ -98,11 +101,14 @@ absl::StatusOr<std::vector<model::NamedTensor>> ReadTensors(const std::string& p
 
 }  // namespace
 
-Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters, const model::Optimizer& optimizer) {
+Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters,
+                      const model::Optimizer& optimizer) {
   Snapshot snapshot;
   snapshot.state = state;
   for (const model::Parameter& parameter : parameters.all()) {
-    snapshot.parameters.push_back({parameter.name, parameter.value.detach().to(at::kCPU, parameter.value.scalar_type(), false, true).contiguous()});
+    snapshot.parameters.push_back(
+        {parameter.name,
+         parameter.value.detach().to(at::kCPU, parameter.value.scalar_type(), false, true).contiguous()});
   }
   for (const model::NamedTensor& tensor : optimizer.State()) {
     snapshot.optimizer.push_back({tensor.name, tensor.tensor.to(at::kCPU, tensor.tensor.scalar_type(), false, true)});
@@ -112,10 +118,12 @@ Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet&
 
 absl::StatusOr<v1::Checkpoint> WriteCheckpoint(const CheckpointContext& context, const Snapshot& snapshot) {
   v1::Checkpoint header;
-  header.set_name(absl::StrCat(context.id.job(), "/checkpoints/", MakeCheckpointId(snapshot.state.step, context.id.attempt())));
+  header.set_name(
+      absl::StrCat(context.id.job(), "/checkpoints/", MakeCheckpointId(snapshot.state.step, context.id.attempt())));
   header.set_step(snapshot.state.step);
   header.set_attempt(context.id.attempt());
-  if (snapshot.state.eval_loss && std::isfinite(*snapshot.state.eval_loss)) header.set_eval_loss(*snapshot.state.eval_loss);
+  if (snapshot.state.eval_loss && std::isfinite(*snapshot.state.eval_loss))
+    header.set_eval_loss(*snapshot.state.eval_loss);
   SAB_ASSIGN_OR_RETURN(CheckpointWriter writer, CheckpointWriter::Create(context.parent, header));
   SAB_RETURN_IF_ERROR(writer.AddSafetensors(kModelFile, ViewsOf(snapshot.parameters), {{"format", "pt"}}));
   SAB_RETURN_IF_ERROR(writer.AddSafetensors(kOptimizerFile, ViewsOf(snapshot.optimizer)));
@@ -139,10 +147,12 @@ absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& pa
     for (const model::NamedTensor& tensor : restored.parameters) {
       if (tensor.name == parameter.name) found = &tensor;
     }
-    if (found == nullptr) return absl::FailedPreconditionError(absl::StrCat("the checkpoint has no parameter ", parameter.name));
+    if (found == nullptr)
+      return absl::FailedPreconditionError(absl::StrCat("the checkpoint has no parameter ", parameter.name));
     if (found->tensor.sizes() != parameter.value.sizes()) {
       return absl::FailedPreconditionError(
-          absl::StrCat("the checkpoint's ", parameter.name, " has another shape than this network's: the data or the spec changed since it was written"));
+          absl::StrCat("the checkpoint's ", parameter.name,
+                       " has another shape than this network's: the data or the spec changed since it was written"));
     }
     at::Tensor value = parameter.value;
     value.copy_(found->tensor);
@@ -154,7 +164,8 @@ void RemoveUnfinishedCheckpoints(const std::string& parent) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
     const std::string name = entry.path().filename();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) std::filesystem::remove_all(entry.path(), error);
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos)
+      std::filesystem::remove_all(entry.path(), error);
   }
 }
 

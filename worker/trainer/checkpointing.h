@@ -20,7 +20,8 @@ struct Snapshot {
   std::vector<model::NamedTensor> parameters;  // on the CPU
   std::vector<model::NamedTensor> optimizer;   // on the CPU
 };
-Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters, const model::Optimizer& optimizer);
+Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters,
+                      const model::Optimizer& optimizer);
 
 // What goes into every checkpoint of a job besides the snapshot.
 struct CheckpointContext {
@@ -56,7 +57,8 @@ class CheckpointWorker {
   CheckpointWorker(CheckpointContext context, AgentClient& agent);
   ~CheckpointWorker();
 
-  // Hands a snapshot over; waits while the one before is still being written. The error of an earlier one, if there was any.
+  // Hands a snapshot over; waits while the one before is still being written. The error of an earlier one, if there was
+  // any.
   absl::Status Submit(Snapshot snapshot) ABSL_LOCKS_EXCLUDED(mutex_);
   // Waits until all is written and told. The first error.
   absl::Status Finish() ABSL_LOCKS_EXCLUDED(mutex_);

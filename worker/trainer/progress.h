@@ -7,8 +7,9 @@
 
 namespace sab::trainer {
 
-// Turns what the training loop does into figures and checkpoints. Rank 0 reports and saves, the others only say how far they are.
-// Figures of training leave at most ten times a second: always those of the first step, of the last, and of steps that are evaluated or saved.
+// Turns what the training loop does into figures and checkpoints. Rank 0 reports and saves, the others only say how far
+// they are. Figures of training leave at most ten times a second: always those of the first step, of the last, and of
+// steps that are evaluated or saved.
 class Progress : public model::TrainObserver {
  public:
   struct Options {

@@ -21,7 +21,9 @@ v1::ReportProgressRequest Preparing() {
 
 Reporter::Reporter(Options options) : options_(std::move(options)), state_(Preparing()), thread_([this] { Run(); }) {}
 
-Reporter::~Reporter() { End(); }
+Reporter::~Reporter() {
+  End();
+}
 
 void Reporter::SetPhase(v1::TrainerPhase phase) {
   const MutexLock lock(&mutex_);
@@ -78,7 +80,8 @@ void Reporter::End() {
 
 void Reporter::Trim() {
   while (points_.size() > options_.max_points) {
-    const auto training = std::find_if(points_.begin(), points_.end(), [](const v1::MetricPoint& point) { return point.split() != "eval"; });
+    const auto training = std::find_if(points_.begin(), points_.end(),
+                                       [](const v1::MetricPoint& point) { return point.split() != "eval"; });
     points_.erase(training == points_.end() ? points_.begin() : training);
   }
 }
@@ -126,8 +129,9 @@ void Reporter::Run() {
     if (status.ok()) last_answer = now;
     if (absl::IsAborted(status) || now - last_answer > options_.patience) {
       options_.on_lost(absl::IsAborted(status) ? std::string(status.message())
-                                               : absl::StrCat("the worker's agent did not answer for ", absl::FormatDuration(options_.patience),
-                                                              ": ", std::string(status.message())));
+                                               : absl::StrCat("the worker's agent did not answer for ",
+                                                              absl::FormatDuration(options_.patience), ": ",
+                                                              std::string(status.message())));
       return;
     }
     const MutexLock lock(&mutex_);

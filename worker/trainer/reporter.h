@@ -12,13 +12,15 @@
 
 namespace sab::trainer {
 
-// Sends phase, step and figures to the agent from a thread of its own, at most every 50 ms and at least every second, so that training
-// never waits. Figures that cannot be sent yet are kept, up to a bound; then the oldest of training leave first. Thread-safe.
+// Sends phase, step and figures to the agent from a thread of its own, at most every 50 ms and at least every second,
+// so that training never waits. Figures that cannot be sent yet are kept, up to a bound; then the oldest of training
+// leave first. Thread-safe.
 class Reporter {
  public:
   struct Options {
     std::function<absl::Status(const v1::ReportProgressRequest&)> send;  // AgentClient::ReportProgress
-    // Called on the reporter's thread, once, with the reason: the agent answered ABORTED, or none answered for `patience`.
+    // Called on the reporter's thread, once, with the reason: the agent answered ABORTED, or none answered for
+    // `patience`.
     std::function<void(const std::string& reason)> on_lost;
     absl::Duration patience = absl::Seconds(10);
     size_t max_points = 20000;
@@ -33,7 +35,8 @@ class Reporter {
   // Sends soon: something that people wait for.
   void Flush() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // The last report, with all figures that are left. Returns when the agent has it, or has not answered for `patience`. Once.
+  // The last report, with all figures that are left. Returns when the agent has it, or has not answered for `patience`.
+  // Once.
   void Succeed(const std::string& stop_reason) ABSL_LOCKS_EXCLUDED(mutex_);
   void Fail(const std::string& failure, bool permanent) ABSL_LOCKS_EXCLUDED(mutex_);
 

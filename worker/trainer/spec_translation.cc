@@ -20,10 +20,14 @@ model::Kind ToKind(v1::ModelKind kind) {
 
 model::Recall ToRecall(v1::RecallKind recall) {
   switch (recall) {
-    case v1::RECALL_KIND_ALL: return model::Recall::kAll;
-    case v1::RECALL_KIND_RANDOM: return model::Recall::kRandom;
-    case v1::RECALL_KIND_LAST: return model::Recall::kLast;
-    default: return model::Recall::kTop;
+    case v1::RECALL_KIND_ALL:
+      return model::Recall::kAll;
+    case v1::RECALL_KIND_RANDOM:
+      return model::Recall::kRandom;
+    case v1::RECALL_KIND_LAST:
+      return model::Recall::kLast;
+    default:
+      return model::Recall::kTop;
   }
 }
 
@@ -44,13 +48,20 @@ model::Precision ToPrecision(v1::PrecisionKind precision) {
 
 model::TaskKind ToTaskKind(v1::TaskKind kind) {
   switch (kind) {
-    case v1::TASK_KIND_COPY: return model::TaskKind::kCopy;
-    case v1::TASK_KIND_ADDING: return model::TaskKind::kAdding;
-    case v1::TASK_KIND_RECALL: return model::TaskKind::kRecall;
-    case v1::TASK_KIND_TEXT: return model::TaskKind::kText;
-    case v1::TASK_KIND_IMAGE: return model::TaskKind::kImage;
-    case v1::TASK_KIND_TENSOR: return model::TaskKind::kTensor;
-    default: throw std::invalid_argument("task.kind: missing");
+    case v1::TASK_KIND_COPY:
+      return model::TaskKind::kCopy;
+    case v1::TASK_KIND_ADDING:
+      return model::TaskKind::kAdding;
+    case v1::TASK_KIND_RECALL:
+      return model::TaskKind::kRecall;
+    case v1::TASK_KIND_TEXT:
+      return model::TaskKind::kText;
+    case v1::TASK_KIND_IMAGE:
+      return model::TaskKind::kImage;
+    case v1::TASK_KIND_TENSOR:
+      return model::TaskKind::kTensor;
+    default:
+      throw std::invalid_argument("task.kind: missing");
   }
 }
 
@@ -64,7 +75,10 @@ model::Condition ToCondition(const char* field, const std::string& text) {
   if (!parsed.ok()) throw std::invalid_argument(std::string(field) + ": " + std::string(parsed.status().message()));
   using From = spec::Condition::Op;
   using To = model::Condition::Op;
-  const To op = parsed->op == From::kAtLeast ? To::kAtLeast : parsed->op == From::kAtMost ? To::kAtMost : parsed->op == From::kAbove ? To::kAbove : To::kBelow;
+  const To op = parsed->op == From::kAtLeast  ? To::kAtLeast
+                : parsed->op == From::kAtMost ? To::kAtMost
+                : parsed->op == From::kAbove  ? To::kAbove
+                                              : To::kBelow;
   return {parsed->metric, op, parsed->value};
 }
 
@@ -78,9 +92,11 @@ void SetMemory(const v1::ModelSpec& from, model::ModelConfig* to) {
   to->detach_scores = from.detach_scores();
   to->tie_guard = from.tie_guard();
   to->dense = from.dense() == v1::DENSE_KIND_RAW ? model::Dense::kRaw : model::Dense::kSoftmax;
-  to->memory_state = from.memory_state() == v1::MEMORY_STATE_KIND_RECALLED ? model::MemoryState::kRecalled : model::MemoryState::kProvisional;
+  to->memory_state = from.memory_state() == v1::MEMORY_STATE_KIND_RECALLED ? model::MemoryState::kRecalled
+                                                                           : model::MemoryState::kProvisional;
   to->memory_capacity = from.memory().capacity();
-  to->memory_policy = from.memory().policy() == v1::MEMORY_POLICY_SALIENT ? model::MemoryPolicy::kSalient : model::MemoryPolicy::kRecent;
+  to->memory_policy = from.memory().policy() == v1::MEMORY_POLICY_SALIENT ? model::MemoryPolicy::kSalient
+                                                                          : model::MemoryPolicy::kRecent;
   if (from.memory().has_recent()) to->memory_recent = from.memory().recent();
 }
 
@@ -95,7 +111,8 @@ model::ModelConfig ToModelConfig(const v1::JobSpec& given) {
   to.k_trunc = from.k_trunc();
   to.truncate = from.truncate() == v1::TRUNCATE_KIND_H ? model::Truncate::kH : model::Truncate::kBoth;
   if (to.kind == model::Kind::kSab) SetMemory(from, &to);
-  to.normaliser = from.normaliser() == v1::NORMALISER_KIND_NONE ? model::Normaliser::kNone : model::Normaliser::kSoftmax;
+  to.normaliser =
+      from.normaliser() == v1::NORMALISER_KIND_NONE ? model::Normaliser::kNone : model::Normaliser::kSoftmax;
   to.recompute = ToRecompute(from.recompute());
   to.engine = ToEngine(from.engine());
   to.init = from.init() == v1::INIT_KIND_PAPER ? model::Init::kPaper : model::Init::kScaled;
@@ -132,10 +149,12 @@ model::TrainConfig ToTrainConfig(const v1::JobSpec& given) {
   to.batch_size = from.batch_size();
   to.steps = from.steps();
   to.learning_rate = from.learning_rate();
-  to.optimizer.kind = from.optimizer() == v1::OPTIMIZER_KIND_SGD ? model::OptimizerKind::kSgd : model::OptimizerKind::kAdam;
+  to.optimizer.kind =
+      from.optimizer() == v1::OPTIMIZER_KIND_SGD ? model::OptimizerKind::kSgd : model::OptimizerKind::kAdam;
   to.optimizer.momentum = from.momentum();
   to.optimizer.weight_decay = from.weight_decay();
-  to.schedule = {ToScheduleKind(from.schedule().kind()), from.schedule().warmup_steps(), from.schedule().final_factor()};
+  to.schedule = {ToScheduleKind(from.schedule().kind()), from.schedule().warmup_steps(),
+                 from.schedule().final_factor()};
   to.clip_norm = from.clip_norm();
   to.max_nonfinite_steps = from.max_nonfinite_steps();
   to.eval_every = spec.eval().every();

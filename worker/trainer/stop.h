@@ -8,7 +8,8 @@
 
 namespace sab::trainer {
 
-// The wish that this process leaves: SIGTERM, an agent that is gone, an attempt that is not wanted any more. Thread-safe.
+// The wish that this process leaves: SIGTERM, an agent that is gone, an attempt that is not wanted any more.
+// Thread-safe.
 class StopRequest {
  public:
   // The first request counts. Calls the action, if there is one.
@@ -18,8 +19,8 @@ class StopRequest {
   // True when it was requested within `timeout`.
   bool Await(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // What interrupts the work of the moment; called at once when the request is there already. Short, and does not call back. An empty action
-  // takes the last one away: when that returns it is not running and will not.
+  // What interrupts the work of the moment; called at once when the request is there already. Short, and does not call
+  // back. An empty action takes the last one away: when that returns it is not running and will not.
   void SetAction(std::function<void()> action) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

@@ -26,7 +26,8 @@ constexpr absl::Duration kMeetingTimeout = absl::Minutes(5);
 void OrThrow(const absl::Status& status) {
   if (status.ok()) return;
   const std::string text(status.message());
-  if (absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status)) throw std::invalid_argument(text);
+  if (absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status))
+    throw std::invalid_argument(text);
   throw std::runtime_error(text);
 }
 
@@ -41,7 +42,8 @@ at::Device PrepareDevice(const v1::GetAssignmentResponse& assignment) {
 }
 
 // Meets the other ranks.
-std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignment, at::Device device, AgentClient& agent) {
+std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignment, at::Device device,
+                                        AgentClient& agent) {
   const v1::TrainerAssignment& mine = assignment.assignment();
   if (mine.world_size() <= 1) return model::MakeSingleProcessCollective();
   const bool one_machine = mine.worker_count() <= 1;
@@ -67,7 +69,8 @@ std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignm
 // Opens the arrays of a tensor task, in the model's terms.
 model::TensorData OpenTensors(const std::string& field, const std::string& path) {
   auto file = SafetensorsFile::Open(path);
-  if (!file.ok()) throw std::invalid_argument(absl::StrCat(field, " '", path, "': ", std::string(file.status().message())));
+  if (!file.ok())
+    throw std::invalid_argument(absl::StrCat(field, " '", path, "': ", std::string(file.status().message())));
   const std::shared_ptr<SafetensorsFile> shared = std::move(*file);
   model::TensorData data;
   data.path = path;
@@ -95,7 +98,9 @@ std::optional<Restored> Restore(const v1::GetAssignmentResponse& assignment) {
   if (assignment.resume_dir().empty()) return std::nullopt;
   absl::StatusOr<Restored> restored = ReadCheckpoint(assignment.resume_dir());
   // Damage is not std::invalid_argument: the next attempt may get another checkpoint.
-  if (!restored.ok()) throw std::runtime_error(absl::StrCat("cannot go on from the checkpoint: ", std::string(restored.status().message())));
+  if (!restored.ok())
+    throw std::runtime_error(
+        absl::StrCat("cannot go on from the checkpoint: ", std::string(restored.status().message())));
   log::Info(absl::StrCat("going on from step ", restored->state.step, ", ", assignment.resume_dir()));
   return *std::move(restored);
 }
@@ -117,7 +122,8 @@ class Interruption {
 
 }  // namespace
 
-std::string RunTrainer(const v1::GetAssignmentResponse& assignment, AgentClient& agent, Reporter& reporter, StopRequest& stop) {
+std::string RunTrainer(const v1::GetAssignmentResponse& assignment, AgentClient& agent, Reporter& reporter,
+                       StopRequest& stop) {
   const v1::TrainerAssignment& mine = assignment.assignment();
   const v1::JobSpec& spec = mine.spec();
   const int rank = mine.id().rank();
@@ -139,8 +145,9 @@ std::string RunTrainer(const v1::GetAssignmentResponse& assignment, AgentClient&
         CheckpointContext{assignment.checkpoint_dir(), mine.id(), spec, mine.world_size(), task->vocabulary()}, agent);
   }
   const model::TrainConfig train = ToTrainConfig(spec);
-  Progress progress({.rank = rank, .batch_size = train.batch_size, .skipped_before = restored ? restored->state.skipped_steps : 0}, reporter,
-                    checkpoints.get());
+  Progress progress(
+      {.rank = rank, .batch_size = train.batch_size, .skipped_before = restored ? restored->state.skipped_steps : 0},
+      reporter, checkpoints.get());
   model::TrainLoop loop(train, {*task, *engine, parameters, *collective, progress});
   if (restored) loop.Restore(restored->state, restored->optimizer);
   restored.reset();

@@ -71,7 +71,9 @@ Failure Catch(Body body, StopRequest& stop) {
   } catch (const std::bad_alloc&) {
     return {"out of memory: try a smaller train.batch_size, or model.recompute: on", false};
   } catch (const c10::OutOfMemoryError& error) {
-    return {absl::StrCat("out of memory on the device: try a smaller train.batch_size, or model.recompute: on (", error.what_without_backtrace(), ")"), false};
+    return {absl::StrCat("out of memory on the device: try a smaller train.batch_size, or model.recompute: on (",
+                         error.what_without_backtrace(), ")"),
+            false};
   } catch (const c10::Error& error) {
     return {error.what_without_backtrace(), false};
   } catch (const std::exception& error) {
