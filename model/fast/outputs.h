@@ -12,14 +12,16 @@ class Outputs {
  public:
   explicit Outputs(const Block<T>& block) : b_(block), hidden_(block.hidden()), outputs_(block.plan.outputs) {}
 
-  // Steps first .. first + count - 1 with states h and contexts s (count, R, H); s is null for kind lstm. Adds to the sums;
+  // Whether a position of steps first .. first + count - 1 has a loss (or is wanted as output).
+  bool AnyLoss(int64_t first, int64_t count) const;
+
+  // These steps with states h and contexts s (count, R, H); s is null for kind lstm. Adds to the sums;
   // in training also to the gradients of the layer, and writes what it sends back to work.d_out_h and d_out_s.
-  // Returns false when no position in this run has a loss: then nothing was written.
+  // Returns AnyLoss: without, nothing was written.
   bool Pass(int64_t first, int64_t count, const T* h, const T* s);
 
  private:
   bool LastStepOnly() const { return b_.plan.shape.loss != LossKind::kCrossEntropyEveryStep; }
-  bool AnyLoss(int64_t first, int64_t count) const;
   void Logits(int64_t positions, const T* h, const T* s) const;
   void Emit(int64_t row, int64_t t, const T* y) const;
   void Loss(int64_t row, int64_t t, T* y) const;

@@ -5,7 +5,9 @@
 namespace sab::model::fast {
 namespace {
 
-constexpr int64_t kAutoRecomputeBytes = int64_t{512} << 20;  // per block in work
+// Of one block in work: above the first, `recompute: auto` turns it on; above the second, blocks have fewer rows.
+constexpr size_t kRecomputeBytes = size_t{512} << 20;
+constexpr size_t kLargestBytes = size_t{1} << 30;
 
 int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -25,6 +27,15 @@ class Arena {
   char* base_;
   size_t used_ = 0;
 };
+
+void SetRows(int64_t rows, Plan* p) {
+  p->rows = rows;
+  p->chunk = std::min<int64_t>(p->steps, std::max<int64_t>(16, 512 / rows));
+  p->recompute = p->backward && p->config.recompute == Recompute::kOn;
+  if (p->backward && p->config.recompute == Recompute::kAuto) {
+    p->recompute = LayOutWorkspace<float>(*p, nullptr).bytes > kRecomputeBytes;
+  }
+}
 
 int64_t RowsPerBlock(int64_t rows, int64_t hidden) { return std::min<int64_t>(rows, hidden <= 256 ? 16 : 32); }
 
@@ -46,7 +57,10 @@ void TakeMemories(const Plan& p, Arena& arena, Workspace<T>* w) {
   arena.Take(&w->alpha, recalls * p.config.k_top);
   arena.Take(&w->normaliser, recalls);
   arena.Take(&w->memory, p.memories * state);
-  if (p.backward) arena.Take(&w->d_memory, p.memories * state);
+  if (p.backward) {
+    arena.Take(&w->d_memory, p.memories * state);
+    arena.Take(&w->touched, p.memories);
+  }
   if (p.has_keys()) {
     arena.Take(&w->key, p.memories * state);
     const int64_t live = RoundUp(p.live_limit(), kPad);
@@ -119,14 +133,11 @@ Plan MakePlan(const ModelConfig& config, const TaskShape& shape, int64_t rows, i
   p.symbols = shape.vocabulary;
   p.inputs = shape.vocabulary > 0 ? 0 : shape.inputs;
   p.backward = backward;
-  p.rows = RowsPerBlock(rows, p.hidden);
-  p.chunk = std::min<int64_t>(steps, std::max<int64_t>(16, 512 / p.rows));
   if (p.recalls()) p.memories = 1 + steps / config.k_att;
   if (config.kind == Kind::kAttention) p.memories = steps;
-  if (backward) {
-    p.recompute = config.recompute == Recompute::kOn;
-    const bool choose = config.recompute == Recompute::kAuto;
-    if (choose) p.recompute = LayOutWorkspace<float>(p, nullptr).bytes > static_cast<size_t>(kAutoRecomputeBytes);
+  for (int64_t block = RowsPerBlock(rows, p.hidden); block > 0; block /= 2) {
+    SetRows(block, &p);
+    if (LayOutWorkspace<float>(p, nullptr).bytes <= kLargestBytes) break;
   }
   return p;
 }

@@ -88,6 +88,7 @@ struct Workspace {
   double* credit = nullptr;        // (R, S) its sum of alpha; policy salient only
   T* d_memory = nullptr;   // (N, R, H)
   T* d_key = nullptr;      // (N, R, H)       shares exp_key's place where it fits
+  char* touched = nullptr; // (N)             whether d_memory or the score's gradient is not 0
   T* salience = nullptr;   // (N, R)          w_m . tanh(m_i)
   T* d_salience = nullptr; // (N, R)
   T* leaders = nullptr;    // (R, k_top + 1)  saliences of the running best, with `leader_index`

@@ -32,11 +32,15 @@ class Memories {
   // Separable: adds to d_hat instead.
   void Backward(int64_t t, const T* d_s, const T* hat, T* query, T* d_hat);
 
+  // Whether the memory written at step t has received any gradient; false where no memory was written.
+  bool HasGradient(int64_t t) const { return t % c_.k_att == 0 && w_.touched[t / c_.k_att] != 0; }
+
   // Adds what the memory written at step t has received to d_state (R, H).
   void AddStateGradient(int64_t t, T* d_state);
 
  private:
   int64_t width() const { return c_.k_top + 1; }
+  bool Guards(T normaliser) const { return c_.tie_guard > 0 && normaliser < static_cast<T>(c_.tie_guard); }
   int64_t RecallSlot(int64_t t) const { return b_.plan.backward ? t - 1 : (t - 1) % b_.plan.chunk; }
   int32_t* RecalledOf(int64_t t, int64_t row) const { return w_.recalled + (RecallSlot(t) * rows_ + row) * width(); }
   T* AlphaOf(int64_t t, int64_t row) const { return w_.alpha + (RecallSlot(t) * rows_ + row) * c_.k_top; }
@@ -253,6 +257,7 @@ void Memories<T>::Recall(int64_t t, const T* query, T* h, T* context) {
       Weigh(ranking, alpha, NormaliserOf(t, r));
     }
     if (b_.plan.bounded() && c_.memory_policy == MemoryPolicy::kSalient) Credit(t, r);
+    if (b_.gradients != nullptr && b_.plan.IsSparse(t) && !b_.Ends(r, t)) b_.sums->guarded_count += Guards(*NormaliserOf(t, r));
   }
   Replay(t, h, context);
 }
@@ -274,6 +279,7 @@ template <class T>
 void Memories<T>::ClearGradients() {
   const int64_t count = b_.plan.memories * rows_;
   Zero(w_.d_memory, count * hidden_);
+  Zero(w_.touched, b_.plan.memories);
   if (b_.plan.has_keys()) {
     Zero(w_.d_key, count * hidden_);
   } else {
@@ -299,8 +305,7 @@ void Memories<T>::ScoreGradients(int64_t t, int64_t row, const T* d_s, T* d_scor
     return;
   }
   const T z = *NormaliserOf(t, row);
-  const bool guarded = c_.tie_guard > 0 && z < static_cast<T>(c_.tie_guard);
-  if (guarded && !b_.Ends(row, t)) ++b_.sums->guarded_count;
+  const bool guarded = Guards(z);
   T total = 0;
   for (int64_t k = 0; k < count; ++k) {
     d_score[k] = alpha[k] > 0 && !guarded ? (d_score[k] - mean) / z : static_cast<T>(0);
@@ -343,6 +348,7 @@ void Memories<T>::Backward(int64_t t, const T* d_s, const T* hat, T* query, T* d
     const int32_t* index = RecalledOf(t, r);
     const T* alpha = AlphaOf(t, r);
     ScoreGradients(t, r, ds, d_score);
+    for (int64_t k = 0; k < count + (sparse ? 1 : 0); ++k) w_.touched[index[k]] = 1;
     for (int64_t k = 0; k < count; ++k) AddScaled(alpha[k], ds, w_.d_memory + (index[k] * rows_ + r) * hidden_, hidden_);
     if (b_.plan.has_keys()) {
       BackwardKeys(t, r, d_score, query + r * hidden_);

@@ -48,6 +48,8 @@ class Sweep {
   void TrackNorm(int64_t t, const T* h) const;
   void BackwardChunk(int64_t first);
   void Restore(int64_t first);
+  bool IsLive(int64_t t) const;
+  void SkipBackward(int64_t t);
   void Backward(int64_t t, bool has_output);
   void BackwardRecall(int64_t t, bool has_output);
   void WeightGradients(int64_t first, int64_t last);
@@ -60,6 +62,7 @@ class Sweep {
   Outputs<T> outputs_;
   const int64_t rows_;
   const int64_t hidden_;
+  bool live_ = false;  // going backward: d_h or d_c may differ from 0
 };
 
 template <class T>
@@ -234,14 +237,42 @@ void Sweep<T>::Restore(int64_t first) {
   for (int64_t t = first; t <= ChunkEnd(first); ++t) Forward(t, true);
 }
 
+// Whether step t has a gradient to pass on: from its output, from later steps or from recalls of what it wrote. With the loss at
+// the last step alone and truncation most steps of a long sequence have none.
+template <class T>
+bool Sweep<T>::IsLive(int64_t t) const {
+  return live_ || Attends() || outputs_.AnyLoss(t, 1) || (Recalls() && memories_.HasGradient(t));
+}
+
 template <class T>
 void Sweep<T>::BackwardChunk(int64_t first) {
   const int64_t last = ChunkEnd(first);
+  int64_t top = last;
+  while (top >= first && !IsLive(top)) --top;
+  if (top < first) return;
   Restore(first);
   const bool has_output =
       Attends() || outputs_.Pass(first, last - first + 1, HiddenBefore(first) + b_.state(), Context(first));
-  for (int64_t t = last; t >= first; --t) Backward(t, has_output);
-  WeightGradients(first, last);
+  int64_t bottom = top;
+  for (int64_t t = top; t >= first; --t) {
+    if (IsLive(t)) {
+      Backward(t, has_output);
+      live_ = !(b_.Truncates(t) && b_.plan.config.truncate == Truncate::kBoth);
+      bottom = t;
+    } else {
+      SkipBackward(t);
+    }
+  }
+  WeightGradients(bottom, top);
+}
+
+// A step without gradient contributes nothing to the weights either.
+template <class T>
+void Sweep<T>::SkipBackward(int64_t t) {
+  Zero(Gates(t), 4 * b_.state());
+  if (!HasQuery()) return;
+  Zero(Query(t), b_.state());
+  Zero(Chunked(w_.hat, t), b_.state());
 }
 
 // d_h is the gradient of h_t: adds what recall at step t sends to h^_t, and to memories.
@@ -322,7 +353,7 @@ void Sweep<T>::WeightGradients(int64_t first, int64_t last) {
   AddOuterProducts(gate_operands, b_.plan.inputs > 0 ? 3 : 2, Gates(first), 4 * hidden_, depth, 4 * hidden_, w_.outer);
   if (!HasQuery()) return;
   const OuterOperand<T> queries{Query(first), hidden_, hidden_, g.w_q};
-  AddOuterProducts(&queries, 1, w_.hat, hidden_, depth, hidden_, w_.outer);
+  AddOuterProducts(&queries, 1, Chunked(w_.hat, first), hidden_, depth, hidden_, w_.outer);
   const int64_t from = (first + b_.plan.config.k_att - 1) / b_.plan.config.k_att, to = last / b_.plan.config.k_att;
   if (from > to) return;
   const OuterOperand<T> keys{w_.d_key + from * b_.state(), hidden_, hidden_, g.w_m};

@@ -90,6 +90,17 @@ std::vector<FastCase> Settings() {
       make("ragged", [](FastCase& c) { c.ragged = true, c.rows = 20, c.steps = 50; }),
       make("class_at_last_step",
            [](FastCase& c) { c.ragged = true, c.rows = 5, c.steps = 70, c.shape.loss = LossKind::kCrossEntropyLastStep; }),
+      make("class_at_last_step_far_away",
+           [](FastCase& c) { c.ragged = true, c.rows = 16, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep; }),
+      make("class_at_last_step_far_away_recomputed",
+           [](FastCase& c) {
+             c.rows = 18, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep, c.config.recompute = Recompute::kOn;
+             c.config.memory_state = MemoryState::kRecalled;
+           }),
+      make("truncate_h_class_at_last_step",
+           [](FastCase& c) {
+             c.steps = 100, c.shape.loss = LossKind::kCrossEntropyLastStep, c.config.truncate = Truncate::kH;
+           }),
       make("number_at_last_step", [](FastCase& c) { c.rows = 5, c.steps = 70, c.shape.loss = LossKind::kMseLastStep; }),
       make("bounded_recent", [](FastCase& c) { c.config.memory_capacity = 8, c.steps = 60; }),
       make("bounded_recent_last",

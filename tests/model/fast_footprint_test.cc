@@ -1,0 +1,65 @@
+#include "model/fast/footprint.h"
+
+#include <gtest/gtest.h>
+
+#include "model/fast/plan.h"
+
+namespace sab::model::fast {
+namespace {
+
+constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+double Gigabytes(const ModelConfig& config, int64_t steps, int64_t threads = 2) {
+  return static_cast<double>(TrainingBytes(config, TaskShape(), 64, steps, threads)) / kGiB;
+}
+
+TEST(Footprint, IsLinearInTheLengthOfTheSequence) {
+  ModelConfig config;
+  config.recompute = Recompute::kOff;
+  const double fixed = Gigabytes(config, 64), once = Gigabytes(config, 1000) - fixed, twice = Gigabytes(config, 1936) - fixed;
+  EXPECT_NEAR(twice / once, 2, 0.02);
+}
+
+TEST(Footprint, DoesNotGrowWithTheBatchBeyondTheBlocksInWork) {
+  EXPECT_EQ(TrainingBytes({}, {}, 64, 300, 2), TrainingBytes({}, {}, 4096, 300, 2));
+}
+
+TEST(Footprint, RecomputingKeepsLessThanHalf) {
+  ModelConfig config;
+  config.recompute = Recompute::kOff;
+  const double kept = Gigabytes(config, 2000);
+  config.recompute = Recompute::kOn;
+  EXPECT_LT(Gigabytes(config, 2000), kept / 2);
+}
+
+TEST(Footprint, AMillionStepsTakeLessThanEightGigabytes) {
+  ModelConfig config;
+  config.score = Score::kSeparable;
+  EXPECT_LT(Gigabytes(config, 1000000), 3);
+  config.score = Score::kMlp;
+  config.memory_capacity = 64;
+  EXPECT_LT(Gigabytes(config, 1000000), 6);
+  config = ModelConfig();
+  config.kind = Kind::kLstm;
+  EXPECT_LT(Gigabytes(config, 1000000), 3);
+}
+
+TEST(Footprint, AnEvaluationOfAnLstmDoesNotDependOnTheLength) {
+  ModelConfig config;
+  config.kind = Kind::kLstm;
+  EXPECT_EQ(EvaluationBytes(config, {}, 64, 100, 2), EvaluationBytes(config, {}, 64, 100000, 2));
+}
+
+TEST(Plan, DividesABatchIntoTheSameBlocksWhateverTheThreads) {
+  const Plan plan = MakePlan({}, {}, 64, 120, true);
+  EXPECT_EQ(plan.rows, 16);
+  EXPECT_FALSE(plan.recompute);
+}
+
+TEST(Plan, RecomputesAndNarrowsBlocksWhenASequenceIsLong) {
+  EXPECT_TRUE(MakePlan({}, {}, 64, 20000, true).recompute);
+  EXPECT_LT(MakePlan({}, {}, 64, 1000000, true).rows, 4);
+}
+
+}  // namespace
+}  // namespace sab::model::fast
