@@ -132,14 +132,11 @@ class TensorTask : public Task {
       : seed_(config.seed),
         batch_size_(config.batch_size),
         training_(std::make_shared<Arrays>("task.path", config.tensors)) {
-    training_rows_ = training_->rows();
     if (config.eval_tensors) {
       held_out_ = std::make_shared<Arrays>("eval.path", *config.eval_tensors);
       CheckHeldOut();
     } else {
       held_out_ = training_;
-      training_rows_ -= HeldOutRows(training_->rows(), config.tensors.path);
-      held_out_first_ = training_rows_;
     }
   }
 
@@ -164,10 +161,10 @@ class TensorTask : public Task {
   }
 
   int64_t EvaluationRows(int64_t wanted) const override {
-    return std::min(wanted, held_out_->rows() - held_out_first_);
+    return std::min(wanted, held_out_->rows());
   }
   Batch EvaluationBatch(int64_t, RowRange rows) const override {
-    return Read(*held_out_, rows, [&](int64_t row) { return held_out_first_ + row; });
+    return Read(*held_out_, rows, [](int64_t row) { return row; });
   }
 
   std::vector<Figure> Figures(const PassSums& sums) const override {
@@ -178,7 +175,7 @@ class TensorTask : public Task {
 
  private:
   int64_t TrainingRow(int64_t step, int64_t row) const {
-    return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_rows_);
+    return ShuffledRow(seed_, (step - 1) * batch_size_ + row, training_->rows());
   }
 
   // The steps of the hold-out may differ; what the network's shape depends on may not.
@@ -240,8 +237,6 @@ class TensorTask : public Task {
   const int64_t batch_size_;
   std::shared_ptr<const Arrays> training_;
   std::shared_ptr<const Arrays> held_out_;
-  int64_t training_rows_ = 0;
-  int64_t held_out_first_ = 0;
 };
 
 }  // namespace
