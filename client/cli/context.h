@@ -48,6 +48,8 @@ class Context {
 
   // Made on first use, with the global options.
   Client& client();
+  // Drops the connection; the next use makes another. An idle connection makes the coordinator's shutdown wait.
+  void Disconnect() { client_.reset(); }
 
   // Writes "sabctl: …", one line for each line of the text, and gives the exit code that the error calls for.
   int Fail(const absl::Status& status);

@@ -1,7 +1,5 @@
 #include <fstream>
-#include <iterator>
 #include <memory>
-#include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -24,16 +22,25 @@ struct SubmitOptions {
   std::string output;
 };
 
+// More is refused unread: no job file is that long.
+constexpr size_t kMostBytes = (1 << 20) + 1;
+
+std::string ReadUpTo(std::istream& in, size_t most) {
+  std::string text(most, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(most));
+  text.resize(static_cast<size_t>(in.gcount()));
+  return text;
+}
+
 absl::StatusOr<std::string> ReadJobFile(Context& context, const std::string& file) {
-  if (file == "-") {
-    return std::string(std::istreambuf_iterator<char>(context.streams.in), std::istreambuf_iterator<char>());
-  }
+  if (file == "-") return ReadUpTo(context.streams.in, kMostBytes);
   std::ifstream in(file, std::ios::binary);
-  std::ostringstream text;
-  if (!in || !(text << in.rdbuf())) {
+  std::string text = ReadUpTo(in, kMostBytes);
+  // A folder opens well and cannot be read; a file that ends has eof set.
+  if (text.empty() && !in.eof()) {
     return absl::InvalidArgumentError(absl::StrCat(file, ": cannot be read; name a job file in YAML or JSON, or - for standard input"));
   }
-  return text.str();
+  return text;
 }
 
 // The line of a field, or of the nearest setting around it: "eval.lengths[1]" stands where "eval.lengths" does. 0: not in the file.

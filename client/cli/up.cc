@@ -201,7 +201,10 @@ class Cluster {
       const auto ready = std::count_if(workers.begin(), workers.end(), [&](const v1::Worker& worker) {
         return worker.state() == v1::WORKER_STATE_READY && ToTime(worker.last_sync_time()) >= started_;
       });
-      if (ready >= options_.workers) return absl::OkStatus();
+      if (ready >= options_.workers) {
+        context_.Disconnect();
+        return absl::OkStatus();
+      }
       AwaitEvent(absl::Milliseconds(20));
     }
   }

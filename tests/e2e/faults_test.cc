@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 // Long enough that a job is still running when the tests get to spoil it.
-constexpr int kSteps = 600;
+constexpr int kSteps = 1200;
 constexpr int kCheckpointEvery = 40;
 
 class FaultsTest : public ::testing::Test {

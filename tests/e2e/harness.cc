@@ -87,6 +87,8 @@ Cluster::Cluster(ClusterOptions options) : options_(options) {
 }
 
 Cluster::~Cluster() {
+  // An idle connection makes the coordinator's shutdown wait.
+  client_.reset();
   for (auto& worker : workers_) {
     if (worker.has_value()) worker->Signal(SIGTERM);
   }
