@@ -241,7 +241,7 @@ void Attention<T>::BackwardTile(int64_t row, int64_t first, int64_t last) {
   MultiplyPacked(w_.tile_state, hidden_, count, transposed, w_.tile_d, false);
   Zero(w_.tile_d + count * columns, (kTile - count) * columns);
   const OuterOperand<T> alpha{w_.tile_alpha, columns, last, w_.row_d_memory};
-  AddOuterProducts(&alpha, 1, w_.tile_state, hidden_, count, hidden_, w_.tile_outer);
+  AddOuterProducts(&alpha, 1, w_.tile_state, hidden_, count, hidden_, w_.outer);
   for (int64_t t = first; t <= last; ++t) {
     T* const d = w_.tile_d + (t - first) * columns;
     ScoreGradients(t, w_.tile_alpha + (t - first) * columns, d);
@@ -271,14 +271,10 @@ void Attention<T>::StoreRow(int64_t row) {
   const Gradients<T>& g = *b_.gradients;
   T* const d_key = KeyGradients();
   MultiplyPacked(d_key, hidden_, steps_, b_.Square(b_.net.w_m_back), w_.row_d_memory, true);
-  const int64_t most = b_.plan.chunk * b_.plan.rows;  // what work.outer has room for
-  for (int64_t i = 0; i < steps_; i += most) {
-    const int64_t depth = Smaller(most, steps_ - i);
-    const OuterOperand<T> keys{d_key + i * hidden_, hidden_, hidden_, g.w_m};
-    AddOuterProducts(&keys, 1, w_.row_memory + i * hidden_, hidden_, depth, hidden_, w_.outer);
-    const OuterOperand<T> queries{w_.row_query + i * hidden_, hidden_, hidden_, g.w_q};
-    AddOuterProducts(&queries, 1, StateOf(i + 1, row), rows_ * hidden_, depth, hidden_, w_.outer);
-  }
+  const OuterOperand<T> keys{d_key, hidden_, hidden_, g.w_m};
+  AddOuterProducts(&keys, 1, w_.row_memory, hidden_, steps_, hidden_, w_.outer);
+  const OuterOperand<T> queries{w_.row_query, hidden_, hidden_, g.w_q};
+  AddOuterProducts(&queries, 1, StateOf(1, row), rows_ * hidden_, steps_, hidden_, w_.outer);
   for (int64_t i = 1; i < steps_; ++i) Add(w_.row_d_memory + i * hidden_, w_.d_states + (i * rows_ + row) * hidden_, hidden_);
   T* const d_state = w_.row_key;
   MultiplyPacked(w_.row_query, hidden_, steps_, b_.Square(b_.net.w_q_back), d_state, false);

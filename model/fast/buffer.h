@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 
 namespace sab::model::fast {
+
+// What a Buffer takes from the system for `bytes`: whole huge pages.
+size_t ReservedBytes(size_t bytes);
 
 struct Unmap {
   size_t bytes = 0;

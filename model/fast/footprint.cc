@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "model/fast/buffer.h"
 #include "model/fast/plan.h"
 
 namespace sab::model::fast {
@@ -13,7 +14,8 @@ size_t PassBytes(const Plan& plan, int64_t rows, int64_t threads) {
   const auto at_once = static_cast<size_t>(std::min(blocks, std::max<int64_t>(1, threads)));
   const size_t gradients = plan.backward ? static_cast<size_t>(LayOutGradients<T>(plan, nullptr).count) * sizeof(T) : 0;
   const size_t wide = static_cast<size_t>(std::max(4 * plan.hidden, plan.outputs) * plan.hidden) * sizeof(T);
-  return LayOutNet<T>(plan, nullptr).bytes + wide + gradients + at_once * (LayOutWorkspace<T>(plan, nullptr).bytes + gradients);
+  return ReservedBytes(LayOutNet<T>(plan, nullptr).bytes) + wide + ReservedBytes(gradients) +
+         at_once * ReservedBytes(LayOutWorkspace<T>(plan, nullptr).bytes + gradients);
 }
 
 size_t Bytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads, bool backward) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "model/fast/plan.h"
 #include "model/fast/simd.h"
 
 // Products of the shapes an LSTM has: a few rows by a packed weight matrix, once a step, and sums of outer products over a
@@ -16,7 +17,11 @@ template <class T>
 void PackPanels(const T* b, int64_t stride_k, int64_t stride_n, int64_t depth, int64_t columns, T* packed) {
   for (int64_t j = 0; j < columns; j += kPanel<T>) {
     const int64_t width = Smaller(kPanel<T>, columns - j);
-    for (int64_t k = 0; k < depth; ++k)
+    for (int64_t k = 0; stride_n == 1 && k < depth; ++k)
+      for (int64_t n = 0; n < width; n += kWidth<T>) {
+        Store(packed + j * depth + k * width + n, Load(b + k * stride_k + j + n));
+      }
+    for (int64_t k = 0; stride_n != 1 && k < depth; ++k)
       for (int64_t n = 0; n < width; ++n) packed[j * depth + k * width + n] = b[k * stride_k + (j + n) * stride_n];
   }
 }
@@ -105,31 +110,41 @@ struct OuterOperand {
   T* c;
 };
 
+// a (depth, count) with row stride lda to panels of kTileRows columns; one that is not full keeps its width.
+template <class T>
+T* PackLeft(const T* a, int64_t lda, int64_t depth, int64_t count, T* out) {
+  int64_t m = 0;
+  for (; m + kTileRows <= count; m += kTileRows)
+    for (int64_t k = 0; k < depth; ++k, out += kTileRows) memcpy(out, a + k * lda + m, kTileRows * sizeof(T));
+  for (int64_t k = 0; m < count && k < depth; ++k)
+    for (int64_t i = m; i < count; ++i) *out++ = a[k * lda + i];
+  return out;
+}
+
 // For each operand, c += a^T b, where b is (depth, columns) with row stride ldb and c has row stride `columns`.
-// `scratch` holds depth * (all counts + 8 for each operand + 48) elements. Both sides are packed first: b's panel stays in the first-level cache while all rows of c pass by.
+// `scratch` holds kOuterDepth * (all counts + 48) elements.
 template <class T>
 void AddOuterProducts(const OuterOperand<T>* operands, int64_t operand_count, const T* b, int64_t ldb, int64_t depth,
                       int64_t columns, T* scratch) {
-  T* const panel = scratch;
-  T* const left = scratch + depth * kPanel<T>;
-  T* out = left;
-  for (int64_t o = 0; o < operand_count; ++o) {
-    const OuterOperand<T>& op = operands[o];
-    for (int64_t m = 0; m < op.count; m += kTileRows) {
-      const int64_t count = Smaller<int64_t>(kTileRows, op.count - m);
-      for (int64_t k = 0; k < depth; ++k, out += kTileRows)
-        for (int64_t i = 0; i < count; ++i) out[i] = op.a[k * op.lda + m + i];
-    }
-  }
-  for (int64_t j = 0; j < columns; j += kPanel<T>) {
-    const int64_t width = Smaller(kPanel<T>, columns - j);
-    PackPanels(b + j, ldb, 1, depth, width, panel);
-    const T* a = left;
+  for (int64_t from = 0; from < depth; from += kOuterDepth) {
+    const int64_t part = Smaller(kOuterDepth, depth - from);
+    T* const panel = scratch;
+    T* const left = scratch + part * kPanel<T>;
+    T* end = left;
     for (int64_t o = 0; o < operand_count; ++o) {
-      const OuterOperand<T>& op = operands[o];
-      for (int64_t m = 0; m < op.count; m += kTileRows, a += depth * kTileRows) {
-        const int64_t count = Smaller<int64_t>(kTileRows, op.count - m);
-        TileFor<T>(count, width)(a, 1, kTileRows, panel, depth, op.c + m * columns + j, columns, true);
+      end = PackLeft(operands[o].a + from * operands[o].lda, operands[o].lda, part, operands[o].count, end);
+    }
+    for (int64_t j = 0; j < columns; j += kPanel<T>) {
+      const int64_t width = Smaller(kPanel<T>, columns - j);
+      PackPanels(b + from * ldb + j, ldb, 1, part, width, panel);
+      const T* a = left;
+      for (int64_t o = 0; o < operand_count; ++o) {
+        const OuterOperand<T>& op = operands[o];
+        for (int64_t m = 0; m < op.count; m += kTileRows) {
+          const int64_t count = Smaller<int64_t>(kTileRows, op.count - m);
+          TileFor<T>(count, width)(a, 1, count, panel, part, op.c + m * columns + j, columns, true);
+          a += part * count;
+        }
       }
     }
   }

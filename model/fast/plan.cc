@@ -97,7 +97,6 @@ void TakeAttention(const Plan& p, Arena& arena, Workspace<T>* w) {
   arena.Take(&w->d_states, (p.steps + 1) * state);
   for (T** field : {&w->row_transposed_panels, &w->row_d_key, &w->row_d_memory}) arena.Take(field, padded * p.hidden);
   arena.Take(&w->tile_d, 16 * padded);
-  arena.Take(&w->tile_outer, 16 * (padded + 64));
 }
 
 template <class T>
@@ -117,8 +116,8 @@ void TakeChunk(const Plan& p, Arena& arena, Workspace<T>* w) {
   arena.Take(&w->candidates, p.live_limit());
   arena.Take(&w->query, 4 * p.row_scratch());
   arena.Take(&w->ones, kPad);
-  const int64_t widest = std::max(p.hidden, p.outputs) + p.inputs;
-  arena.Take(&w->outer, depth * (widest + 5 * kPad + 64));
+  const int64_t widest = std::max(std::max(p.hidden, p.outputs), p.config.kind == Kind::kAttention ? p.steps : 0);
+  arena.Take(&w->outer, kOuterDepth * (widest + 1 + p.inputs + 48));
 }
 
 }  // namespace

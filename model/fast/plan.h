@@ -17,6 +17,9 @@ namespace sab::model::fast {
 // Internal buffers round the hidden and output sizes up to this many, with zero weights: no kernel has a tail.
 inline constexpr int64_t kPad = 16;
 
+// Sums of outer products take so many rows at a time: a panel of them stays in the first-level cache.
+inline constexpr int64_t kOuterDepth = 128;
+
 // Files compiled for different instruction sets include this one: nothing here may be left to the linker to merge.
 #define SAB_PLAN_INLINE __attribute__((always_inline))
 
@@ -126,7 +129,6 @@ struct Workspace {
   T* tile_alpha = nullptr;     // (16, P)
   T* tile_d = nullptr;         // (16, P)
   T* tile_state = nullptr;     // (16, H)
-  T* tile_outer = nullptr;     // scratch of AddOuterProducts
 
   size_t bytes = 0;
 };

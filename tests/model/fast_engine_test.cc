@@ -269,6 +269,21 @@ TEST_P(FastEngineOfKind, AddsToTheGradients) {
   EXPECT_LE((parameters.gradients() - once - 1).abs().max().item<double>(), 1e-6);
 }
 
+TEST_P(FastEngineOfKind, DoesNotRememberEarlierPasses) {
+  const FastCase large = LongCase(GetParam());
+  FastCase small = large;
+  small.rows = 5;
+  small.steps = 37;
+  ParameterSet parameters = MakeParameters(large);
+  const std::unique_ptr<Engine> used = MakeFastEngine(large.config, large.shape, parameters);
+  used->Evaluate(MakeBatch(large));
+  RunStep(*used, parameters, MakeBatch(large));
+  const Outcome after = RunStep(*used, parameters, MakeBatch(small));
+  const Outcome fresh = RunStep(*MakeFastEngine(large.config, large.shape, parameters), parameters, MakeBatch(small));
+  EXPECT_TRUE(at::equal(after.gradients, fresh.gradients));
+  EXPECT_EQ(after.sums.loss_sum, fresh.sums.loss_sum);
+}
+
 // The rows of a batch do not see each other: two halves add up to the whole.
 TEST_P(FastEngineOfKind, AddsUpOverRows) {
   FastCase c = LongCase(GetParam());
