@@ -103,7 +103,8 @@ absl::Status CheckFile(const std::string& folder, const v1::CheckpointFile& file
   }
   if (!digests) return absl::OkStatus();
   SAB_ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile(path));
-  if (digest != file.sha256()) return absl::DataLossError(absl::StrCat(path, " is damaged: its SHA-256 is not the manifest's"));
+  if (digest != file.sha256())
+    return absl::DataLossError(absl::StrCat(path, " is damaged: its SHA-256 is not the manifest's"));
   return absl::OkStatus();
 }
 
@@ -117,10 +118,12 @@ void AddToCheckpoint(v1::Checkpoint* checkpoint, std::string_view path, int64_t 
 
 absl::Status CheckNewName(const v1::Checkpoint& checkpoint, std::string_view path) {
   if (!IsPlainName(std::string(path)) || path == kManifestFile) {
-    return absl::InvalidArgumentError(absl::StrCat("checkpoint file \"", std::string(path), "\": not a plain file name, or reserved"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("checkpoint file \"", std::string(path), "\": not a plain file name, or reserved"));
   }
   for (const auto& file : checkpoint.files()) {
-    if (file.path() == path) return absl::AlreadyExistsError(absl::StrCat("checkpoint file ", file.path(), " was added before"));
+    if (file.path() == path)
+      return absl::AlreadyExistsError(absl::StrCat("checkpoint file ", file.path(), " was added before"));
   }
   return absl::OkStatus();
 }
@@ -198,7 +201,8 @@ absl::StatusOr<v1::Checkpoint> CheckpointWriter::Commit() {
   const std::string final_folder = absl::StrCat(parent_, "/", name.checkpoint);
   if (rename(folder_.c_str(), final_folder.c_str()) != 0) {
     if (errno != ENOTEMPTY && errno != EEXIST) return SystemError(errno, "rename to", final_folder);
-    if (auto existing = VerifyCheckpoint(final_folder); existing.ok()) return existing;  // the temporary one goes with this object
+    if (auto existing = VerifyCheckpoint(final_folder); existing.ok())
+      return existing;  // the temporary one goes with this object
     std::error_code error;
     fs::remove_all(final_folder, error);
     if (rename(folder_.c_str(), final_folder.c_str()) != 0) return SystemError(errno, "rename to", final_folder);
@@ -220,7 +224,8 @@ absl::StatusOr<v1::Checkpoint> VerifyCheckpoint(const std::string& folder, bool 
   if (absl::IsNotFound(text.status())) return absl::DataLossError(absl::StrCat(path, " is missing"));
   if (!text.ok()) return text.status();
   std::optional<v1::Checkpoint> checkpoint = ParseManifest(*text);
-  if (!checkpoint.has_value()) return absl::DataLossError(absl::StrCat(path, " is damaged: not a manifest of format ", kFormat));
+  if (!checkpoint.has_value())
+    return absl::DataLossError(absl::StrCat(path, " is damaged: not a manifest of format ", kFormat));
   int64_t total = 0;
   for (const v1::CheckpointFile& file : checkpoint->files()) {
     SAB_RETURN_IF_ERROR(CheckFile(folder, file, digests));

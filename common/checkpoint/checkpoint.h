@@ -11,13 +11,15 @@
 #include "common/checkpoint/safetensors.h"
 #include "sab/v1/checkpoint_service.pb.h"
 
-// A checkpoint on disk is a folder `{checkpoint}` (its id, see MakeCheckpointId) under CHECKPOINT_DIR/jobs/{job}/checkpoints:
+// A checkpoint on disk is a folder `{checkpoint}` (its id, see MakeCheckpointId) under
+// CHECKPOINT_DIR/jobs/{job}/checkpoints:
 //   model.safetensors      parameters, names of model/parameters.h
 //   optimizer.safetensors  the optimiser's state
 //   state.json             step, data cursor, random counters, curriculum, vocabulary, attempt, resolved spec
-//   manifest.json          {"format": 1, "job", "step", "attempt", "eval_loss", "files": [{"path", "size_bytes", "sha256"}]}, written last
-// It is written as `.{checkpoint}.tmp-{pid}`, every file and the folder synced, then renamed, then the parent synced: a folder with its final
-// name is complete. Writing and verifying never depend on the process's locale or umask.
+//   manifest.json          {"format": 1, "job", "step", "attempt", "eval_loss", "files": [{"path", "size_bytes",
+//   "sha256"}]}, written last
+// It is written as `.{checkpoint}.tmp-{pid}`, every file and the folder synced, then renamed, then the parent synced: a
+// folder with its final name is complete. Writing and verifying never depend on the process's locale or umask.
 namespace sab {
 
 inline constexpr std::string_view kModelFile = "model.safetensors";
@@ -28,7 +30,8 @@ inline constexpr std::string_view kManifestFile = "manifest.json";
 // Writes one checkpoint. Add files, then Commit; destroyed before Commit it removes what it wrote.
 class CheckpointWriter {
  public:
-  // `parent` is created if missing. `name` is the full resource name. An unfinished folder of the same process is replaced.
+  // `parent` is created if missing. `name` is the full resource name. An unfinished folder of the same process is
+  // replaced.
   static absl::StatusOr<CheckpointWriter> Create(const std::string& parent, const v1::Checkpoint& header);
   CheckpointWriter(CheckpointWriter&&) noexcept;
   CheckpointWriter& operator=(CheckpointWriter&&) noexcept;
@@ -39,8 +42,9 @@ class CheckpointWriter {
   absl::Status AddSafetensors(std::string_view path, absl::Span<const TensorView> tensors,
                               const std::map<std::string, std::string>& metadata = {});
 
-  // Writes the manifest, syncs and renames. The message has files, size_bytes and manifest_sha256 filled in. If a complete, valid checkpoint of that
-  // name is already there it is kept and returned: the same attempt and step hold the same content.
+  // Writes the manifest, syncs and renames. The message has files, size_bytes and manifest_sha256 filled in. If a
+  // complete, valid checkpoint of that name is already there it is kept and returned: the same attempt and step hold
+  // the same content.
   absl::StatusOr<v1::Checkpoint> Commit();
 
  private:

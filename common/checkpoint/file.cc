@@ -75,7 +75,8 @@ struct HashedFile::Digest {
   EVP_MD_CTX* const context;
 };
 
-HashedFile::HashedFile(std::string path, int fd) : path_(std::move(path)), fd_(fd), digest_(std::make_unique<Digest>()) {}
+HashedFile::HashedFile(std::string path, int fd)
+    : path_(std::move(path)), fd_(fd), digest_(std::make_unique<Digest>()) {}
 
 HashedFile::HashedFile(HashedFile&& other) noexcept
     : path_(std::move(other.path_)),

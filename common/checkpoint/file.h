@@ -9,8 +9,8 @@
 
 namespace sab {
 
-// What the system says about `path`: NotFound (ENOENT), PermissionDenied, ResourceExhausted (no space, quota, file too large; the text tells to make
-// room), else Internal.
+// What the system says about `path`: NotFound (ENOENT), PermissionDenied, ResourceExhausted (no space, quota, file too
+// large; the text tells to make room), else Internal.
 absl::Status SystemError(int error_number, std::string_view doing, const std::string& path);
 
 // A new file that is hashed while it is written. Write, then Finish; without Finish the file may be incomplete.

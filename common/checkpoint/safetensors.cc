@@ -80,7 +80,9 @@ struct Entry {
 };
 
 absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& value, uint64_t data_bytes) {
-  const auto wrong = [&](const std::string& what) { return absl::DataLossError(absl::StrCat("tensor \"", name, "\": ", what)); };
+  const auto wrong = [&](const std::string& what) {
+    return absl::DataLossError(absl::StrCat("tensor \"", name, "\": ", what));
+  };
   if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets")) {
     return wrong("must have dtype, shape and data_offsets");
   }
@@ -96,7 +98,8 @@ absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& value, uint
   entry.end = static_cast<uint64_t>(offsets[1]);
   uint64_t bytes = 0;
   if (entry.begin > entry.end || entry.end > data_bytes) {
-    return wrong(absl::StrCat("data_offsets [", entry.begin, ", ", entry.end, "] lie outside the ", data_bytes, " bytes of data"));
+    return wrong(absl::StrCat("data_offsets [", entry.begin, ", ", entry.end, "] lie outside the ", data_bytes,
+                              " bytes of data"));
   }
   if (!TensorBytes(entry.tensor.dtype, entry.tensor.shape, &bytes) || bytes != entry.end - entry.begin) {
     return wrong("data_offsets do not fit dtype and shape");
@@ -106,8 +109,9 @@ absl::StatusOr<Entry> ReadEntry(const std::string& name, const Json& value, uint
 
 // In order of their data, which must be covered without overlap or gap.
 absl::Status CheckCover(std::vector<Entry>* entries, uint64_t data_bytes) {
-  std::stable_sort(entries->begin(), entries->end(),
-                   [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
+  std::stable_sort(entries->begin(), entries->end(), [](const Entry& a, const Entry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
   uint64_t position = 0;
   for (const Entry& entry : *entries) {
     if (entry.begin != position) {
@@ -128,7 +132,8 @@ struct Content {
 };
 
 absl::StatusOr<Content> Parse(const std::byte* bytes, size_t size) {
-  if (size < kSizeBytes) return absl::DataLossError(absl::StrCat("has ", size, " bytes, too few for a safetensors file"));
+  if (size < kSizeBytes)
+    return absl::DataLossError(absl::StrCat("has ", size, " bytes, too few for a safetensors file"));
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < kSizeBytes; ++i) header_bytes |= std::to_integer<uint64_t>(bytes[i]) << (8 * i);
   if (header_bytes > kMaxHeaderBytes || header_bytes > size - kSizeBytes) {
@@ -183,7 +188,8 @@ absl::StatusOr<std::string> SafetensorsHeader(absl::Span<const TensorView> tenso
                                                      " bytes do not fit dtype ", tensor.dtype, " and shape [",
                                                      absl::StrJoin(tensor.shape, ", "), "]"));
     }
-    header[tensor.name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes}}};
+    header[tensor.name] = {
+        {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + bytes}}};
     offset += bytes;
   }
   std::string text = header.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -231,7 +237,8 @@ absl::StatusOr<TensorView> SafetensorsFile::Find(std::string_view name) const {
   }
   std::vector<std::string> names;
   for (const TensorView& tensor : tensors_) names.push_back(tensor.name);
-  return absl::NotFoundError(absl::StrCat(path_, " has no tensor \"", std::string(name), "\"; it has ", absl::StrJoin(names, ", ")));
+  return absl::NotFoundError(
+      absl::StrCat(path_, " has no tensor \"", std::string(name), "\"; it has ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace sab

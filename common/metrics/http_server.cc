@@ -65,7 +65,8 @@ std::string WhyNotListening(const Address& address) {
   return complaint.empty() ? why : complaint;
 }
 
-// CivetWeb looks at its stop flag when a connection arrives, or every two seconds: knocks until nobody listens any more.
+// CivetWeb looks at its stop flag when a connection arrives, or every two seconds: knocks until nobody listens any
+// more.
 void KnockUntilClosed(const Address& address) {
   for (bool open = true; open;) {
     open = false;
@@ -110,7 +111,9 @@ class Handler : public CivetHandler {
   const std::function<Page()> make_;
 };
 
-int Silence(const mg_connection*, const char*) { return 1; }
+int Silence(const mg_connection*, const char*) {
+  return 1;
+}
 
 class Server : public MetricsServer {
  public:
@@ -118,7 +121,9 @@ class Server : public MetricsServer {
       : registry_(std::move(registry)),
         ready_(std::move(options.ready)),
         metrics_([this] { return Metrics(); }),
-        health_([] { return Handler::Page{200, "text/plain", "ok\n"}; }),
+        health_([] {
+          return Handler::Page{200, "text/plain", "ok\n"};
+        }),
         readiness_([this] { return Readiness(); }) {}
 
   ~Server() override {
@@ -155,7 +160,8 @@ class Server : public MetricsServer {
 
   Handler::Page Readiness() const {
     const std::string missing = ready_ ? ready_() : "";
-    return missing.empty() ? Handler::Page{200, "text/plain", "ready\n"} : Handler::Page{503, "text/plain", missing + "\n"};
+    return missing.empty() ? Handler::Page{200, "text/plain", "ready\n"}
+                           : Handler::Page{503, "text/plain", missing + "\n"};
   }
 
   const std::shared_ptr<prometheus::Registry> registry_;

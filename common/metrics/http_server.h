@@ -10,8 +10,8 @@
 
 namespace sab {
 
-// Serves /metrics (Prometheus text format), /healthz (200 while the process lives) and /readyz (200 when `ready` returns "", else 503 with that text).
-// Must not be used in a process that loads LibTorch: see docs/decisions.
+// Serves /metrics (Prometheus text format), /healthz (200 while the process lives) and /readyz (200 when `ready`
+// returns "", else 503 with that text). Must not be used in a process that loads LibTorch: see docs/decisions.
 class MetricsServer {
  public:
   struct Options {
@@ -19,7 +19,8 @@ class MetricsServer {
     std::function<std::string()> ready;  // "" or what is missing; called on a server thread
   };
   // Unavailable: the address cannot be listened on, with the system's reason.
-  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(std::shared_ptr<prometheus::Registry> registry, Options options);
+  static absl::StatusOr<std::unique_ptr<MetricsServer>> Start(std::shared_ptr<prometheus::Registry> registry,
+                                                              Options options);
   virtual ~MetricsServer() = default;
   // "HOST:PORT" as bound.
   virtual const std::string& address() const = 0;

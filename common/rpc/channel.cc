@@ -24,7 +24,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   args.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // A restarted coordinator is found within a second. The "min" one is in truth the time a single attempt to connect may take.
+  // A restarted coordinator is found within a second. The "min" one is in truth the time a single attempt to connect
+  // may take.
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1'000);
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 5'000);
@@ -61,6 +62,8 @@ absl::Duration Backoff::Next() {
   return wait;
 }
 
-void Backoff::Reset() { current_ = options_.initial; }
+void Backoff::Reset() {
+  current_ = options_.initial;
+}
 
 }  // namespace sab::rpc

@@ -11,7 +11,8 @@
 
 namespace sab::rpc {
 
-// A channel to "HOST:PORT" or "unix:/path", with the keepalive that ConfigureServer permits. Connects in the background.
+// A channel to "HOST:PORT" or "unix:/path", with the keepalive that ConfigureServer permits. Connects in the
+// background.
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 
 // Keepalive, message bound (4 MiB), no SO_REUSEPORT (a taken port is an error and not a shared port).

@@ -10,7 +10,8 @@
 namespace sab::rpc {
 namespace {
 
-// Trailers are bounded (kMaxMetadataBytes of channel.cc, 8 KiB in other languages' clients), so what goes into them is too.
+// Trailers are bounded (kMaxMetadataBytes of channel.cc, 8 KiB in other languages' clients), so what goes into them is
+// too.
 constexpr size_t kMaxMessageBytes = 2 << 10;
 constexpr size_t kMaxFullMessageBytes = 8 << 10;
 constexpr size_t kMaxDetailsBytes = 24 << 10;
@@ -33,8 +34,9 @@ google::rpc::Status Details(const absl::Status& status) {
   });
   if (details.ByteSizeLong() > kMaxDetailsBytes) {
     auto* list = details.mutable_details();
-    list->erase(std::remove_if(list->begin(), list->end(), [](const auto& any) { return any.type_url() != kErrorInfoUrl; }),
-                list->end());
+    list->erase(
+        std::remove_if(list->begin(), list->end(), [](const auto& any) { return any.type_url() != kErrorInfoUrl; }),
+        list->end());
   }
   return details;
 }

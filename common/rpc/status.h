@@ -6,7 +6,8 @@
 
 namespace sab::rpc {
 
-// Codes are the same numbers; details (google.rpc.*) travel as a google.rpc.Status in the trailer `grpc-status-details-bin`.
+// Codes are the same numbers; details (google.rpc.*) travel as a google.rpc.Status in the trailer
+// `grpc-status-details-bin`.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
 

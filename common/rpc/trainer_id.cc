@@ -18,8 +18,9 @@ absl::StatusOr<v1::TrainerId> ParseTrainerId(std::string_view text) {
   int32_t rank = 0;
   if (parts.size() != 6 || parts[0] != "jobs" || parts[1].empty() || parts[2] != "attempts" || parts[4] != "ranks" ||
       !absl::SimpleAtoi(parts[3], &attempt) || !absl::SimpleAtoi(parts[5], &rank) || attempt < 1 || rank < 0) {
-    return absl::InvalidArgumentError(absl::StrCat("trainer id: must have the form jobs/{job}/attempts/{attempt}/ranks/{rank}, got \"",
-                                                   std::string(text.substr(0, 200)), "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("trainer id: must have the form jobs/{job}/attempts/{attempt}/ranks/{rank}, got \"",
+                     std::string(text.substr(0, 200)), "\""));
   }
   v1::TrainerId id;
   id.set_job(absl::StrCat("jobs/", parts[1]));

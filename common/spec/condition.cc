@@ -45,7 +45,8 @@ absl::StatusOr<Condition> ParseCondition(std::string_view text) {
   condition.op = text[at] == '>' ? (or_equal ? Condition::Op::kAtLeast : Condition::Op::kAbove)
                                  : (or_equal ? Condition::Op::kAtMost : Condition::Op::kBelow);
   const std::string number(text.substr(at + (or_equal ? 2 : 1)));
-  if (!IsMetricName(condition.metric) || !absl::SimpleAtod(number, &condition.value) || !std::isfinite(condition.value)) {
+  if (!IsMetricName(condition.metric) || !absl::SimpleAtod(number, &condition.value) ||
+      !std::isfinite(condition.value)) {
     return wrong;
   }
   return condition;

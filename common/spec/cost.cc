@@ -49,7 +49,8 @@ double MemoriesRead(const v1::ModelSpec& model, double steps) {
   return bound > 0 ? std::min(all, steps * bound) : all;
 }
 
-// Measured on the reference engine, kind sab, on CPUs at 64 rows, H = 128, k_att = 2: 1.1 GB at 120 steps and 4.6 GB at 320.
+// Measured on the reference engine, kind sab, on CPUs at 64 rows, H = 128, k_att = 2: 1.1 GB at 120 steps and 4.6 GB at
+// 320.
 constexpr double kTensorsPerStep = 184;        // (rows, H) tensors that autograd keeps of a step with attention
 constexpr double kTensorsPerLstmStep = 24;     // and of one without
 constexpr double kTensorsPerMemoryRead = 3.2;  // (rows, H) tensors of one memory's score
@@ -79,8 +80,10 @@ v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
 
   const double reads = MemoriesRead(model, shapes.steps);
   const double row_bytes = rows * hidden * 4;
-  const double activations = row_bytes * (shapes.steps * (attends ? kTensorsPerStep : kTensorsPerLstmStep) + reads * kTensorsPerMemoryRead);
-  const double forward = 2 * rows * (shapes.steps * (cell + output + AttentionParameters(model, hidden)) + 2 * reads * hidden);
+  const double activations =
+      row_bytes * (shapes.steps * (attends ? kTensorsPerStep : kTensorsPerLstmStep) + reads * kTensorsPerMemoryRead);
+  const double forward =
+      2 * rows * (shapes.steps * (cell + output + AttentionParameters(model, hidden)) + 2 * reads * hidden);
   const bool gpu = spec.resources().device() == v1::DEVICE_KIND_CUDA;
   const double overhead = shapes.steps * (gpu ? kGpuSecondsPerStep : kCpuSecondsPerStep) * (attends ? 2 : 1);
 
@@ -88,9 +91,11 @@ v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
   cost.set_parameters(static_cast<int64_t>(parameters));
   cost.set_peak_bytes(static_cast<int64_t>(activations + 4 * 4 * parameters));  // values, gradients, two moments
   cost.set_flops_per_step(3 * forward);                                         // backward costs twice the forward pass
-  cost.set_seconds_per_step(overhead + 3 * forward / (gpu ? kGpuFlops : kCpuFlops) + activations / (gpu ? kGpuBytes : kCpuBytes));
-  cost.set_basis(absl::StrCat("reference engine on ", gpu ? "one GPU" : "CPUs", ", ", static_cast<int64_t>(rows), " rows a replica, sequences of ",
-                              static_cast<int64_t>(shapes.steps), " steps", shapes.assumed, "; within a factor of about two"));
+  cost.set_seconds_per_step(overhead + 3 * forward / (gpu ? kGpuFlops : kCpuFlops) +
+                            activations / (gpu ? kGpuBytes : kCpuBytes));
+  cost.set_basis(absl::StrCat("reference engine on ", gpu ? "one GPU" : "CPUs", ", ", static_cast<int64_t>(rows),
+                              " rows a replica, sequences of ", static_cast<int64_t>(shapes.steps), " steps",
+                              shapes.assumed, "; within a factor of about two"));
   return cost;
 }
 

@@ -3,7 +3,8 @@
 namespace sab::spec {
 namespace {
 
-// SAB_DEFAULT(message, field, value): sets an absent optional field. SAB_DEFAULT_ENUM: the same for an unspecified enum.
+// SAB_DEFAULT(message, field, value): sets an absent optional field. SAB_DEFAULT_ENUM: the same for an unspecified
+// enum.
 #define SAB_DEFAULT(message, field, value) \
   if (!(message)->has_##field()) (message)->set_##field(value)
 #define SAB_DEFAULT_ENUM(message, field, value) \

@@ -28,7 +28,9 @@ constexpr int kMaxDepth = 16;
 constexpr size_t kMaxViolations = 100;  // what fits into a reply's trailer and a user's patience
 constexpr size_t kMaxListItems = 10'000;
 
-int LineOf(const YAML::Mark& mark) { return mark.is_null() ? 0 : mark.line + 1; }
+int LineOf(const YAML::Mark& mark) {
+  return mark.is_null() ? 0 : mark.line + 1;
+}
 
 // 0: valid; otherwise the line (from 1) of the first byte that is not UTF-8, or that no text holds (zero, control).
 int LineOfBadText(std::string_view text) {
@@ -41,7 +43,10 @@ int LineOfBadText(std::string_view text) {
       ++i;
       continue;
     }
-    const int more = byte >= 0xC2 && byte < 0xE0 ? 1 : byte >= 0xE0 && byte < 0xF0 ? 2 : byte >= 0xF0 && byte < 0xF5 ? 3 : 0;
+    const int more = byte >= 0xC2 && byte < 0xE0   ? 1
+                     : byte >= 0xE0 && byte < 0xF0 ? 2
+                     : byte >= 0xF0 && byte < 0xF5 ? 3
+                                                   : 0;
     if (more == 0 || i + static_cast<size_t>(more) >= text.size()) return line;
     uint32_t code = byte & (0x3F >> more);
     for (int k = 1; k <= more; ++k) {
@@ -66,15 +71,19 @@ class Precheck : public YAML::EventHandler {
   }
   void OnDocumentEnd() override {}
   void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override { Anchor(mark, anchor); }
-  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override { Refuse(mark, "anchors and aliases are not supported; write the value out"); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
+    Refuse(mark, "anchors and aliases are not supported; write the value out");
+  }
   void OnScalar(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, const std::string&) override {
     Anchor(mark, anchor);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                       YAML::EmitterStyle::value) override {
     Open(mark, anchor);
   }
   void OnSequenceEnd() override { --depth_; }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor, YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+                  YAML::EmitterStyle::value) override {
     Open(mark, anchor);
   }
   void OnMapEnd() override { --depth_; }
@@ -99,7 +108,8 @@ absl::StatusOr<YAML::Node> LoadYaml(std::string_view text) {
   if (text.size() > kMaxFileBytes) {
     return InvalidFields({{"", absl::StrCat("is larger than 1 MiB: ", text.size(), " bytes")}});
   }
-  if (const int line = LineOfBadText(text); line != 0) return InvalidFields({{"", "holds bytes that are not UTF-8 text", line}});
+  if (const int line = LineOfBadText(text); line != 0)
+    return InvalidFields({{"", "holds bytes that are not UTF-8 text", line}});
   try {
     std::istringstream stream{std::string(text)};
     YAML::Parser parser(stream);
@@ -123,11 +133,14 @@ std::string Show(const YAML::Node& node) {
 }
 
 // A scalar without quotes: in quotes it is text, whatever it looks like.
-bool IsPlain(const YAML::Node& node) { return node.IsScalar() && node.Tag() != "!"; }
+bool IsPlain(const YAML::Node& node) {
+  return node.IsScalar() && node.Tag() != "!";
+}
 
 bool IsInteger(const std::string& text) {
   const size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
-  return text.size() > sign && std::all_of(text.begin() + static_cast<ptrdiff_t>(sign), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+  return text.size() > sign && std::all_of(text.begin() + static_cast<ptrdiff_t>(sign), text.end(),
+                                           [](char c) { return c >= '0' && c <= '9'; });
 }
 
 std::vector<std::string> FieldNames(const Descriptor* type) {
@@ -144,7 +157,8 @@ class Reader {
 
   void ReadMessage(const YAML::Node& node, const std::string& path, Message* message) {
     if (node.IsNull()) return;  // `train:` with nothing below it
-    if (!node.IsMap()) return Add(path, node, absl::StrCat("must be a section of `key: value` lines, got ", Show(node)));
+    if (!node.IsMap())
+      return Add(path, node, absl::StrCat("must be a section of `key: value` lines, got ", Show(node)));
     std::set<std::string> seen;
     for (const auto& pair : node) {
       if (!pair.first.IsScalar()) {
@@ -186,18 +200,22 @@ class Reader {
     const Descriptor* root = v1::JobSpec::descriptor();
     for (int i = 0; i < root->field_count(); ++i) {
       const FieldDescriptor* section = root->field(i);
-      if (section->is_map() || section->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE || section->message_type() == type) continue;
+      if (section->is_map() || section->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE ||
+          section->message_type() == type)
+        continue;
       if (section->message_type()->FindFieldByName(key) != nullptr && (nearest.empty() || nearest != key)) {
         return absl::StrCat("unknown key; did you mean ", section->name(), ".", key, "?");
       }
     }
     if (!nearest.empty()) return absl::StrCat("unknown key; did you mean ", nearest, "?");
-    return absl::StrCat("unknown key; ", path.empty() ? "a job file" : path, " has ", absl::StrJoin(FieldNames(type), ", "));
+    return absl::StrCat("unknown key; ", path.empty() ? "a job file" : path, " has ",
+                        absl::StrJoin(FieldNames(type), ", "));
   }
 
   void ReadMap(const YAML::Node& node, const std::string& path, const FieldDescriptor* field, Message* message) {
     if (node.IsNull()) return;
-    if (!node.IsMap()) return Add(path, node, absl::StrCat("must be a section of `key: value` lines, got ", Show(node)));
+    if (!node.IsMap())
+      return Add(path, node, absl::StrCat("must be a section of `key: value` lines, got ", Show(node)));
     std::set<std::string> seen;
     for (const auto& pair : node) {
       if (!pair.first.IsScalar()) {
@@ -207,7 +225,8 @@ class Reader {
       const std::string& key = pair.first.Scalar();
       const std::string key_path = absl::StrCat(path, ".", key);
       if (!pair.second.IsScalar()) {
-        Add(key_path, pair.second.IsNull() ? pair.first : pair.second, absl::StrCat("must be text, got ", Show(pair.second)));
+        Add(key_path, pair.second.IsNull() ? pair.first : pair.second,
+            absl::StrCat("must be text, got ", Show(pair.second)));
       } else if (!seen.insert(key).second) {
         Add(key_path, pair.first, absl::StrCat("is given twice, first on line ", lines[key_path]));
       } else {
@@ -221,7 +240,8 @@ class Reader {
 
   void ReadList(const YAML::Node& node, const std::string& path, const FieldDescriptor* field, Message* message) {
     if (!node.IsSequence()) return Add(path, node, absl::StrCat("must be a list such as [100, 200], got ", Show(node)));
-    if (node.size() > kMaxListItems) return Add(path, node, absl::StrCat("has ", node.size(), " items; at most ", kMaxListItems));
+    if (node.size() > kMaxListItems)
+      return Add(path, node, absl::StrCat("has ", node.size(), " items; at most ", kMaxListItems));
     size_t index = 0;
     for (const YAML::Node& item : node) {
       const std::string item_path = absl::StrCat(path, "[", index++, "]");
@@ -230,7 +250,8 @@ class Reader {
     }
   }
 
-  void ReadScalar(const YAML::Node& node, const std::string& path, const FieldDescriptor* field, bool append, Message* message) {
+  void ReadScalar(const YAML::Node& node, const std::string& path, const FieldDescriptor* field, bool append,
+                  Message* message) {
     const auto* reflection = message->GetReflection();
     switch (field->cpp_type()) {
       case FieldDescriptor::CPPTYPE_INT64:
@@ -284,8 +305,9 @@ class Reader {
     }
     const std::vector<std::string> words = Words(*type);
     const std::string nearest = node.IsScalar() ? Nearest(node.Scalar(), words) : "";
-    Add(path, node, absl::StrCat("must be one of ", absl::StrJoin(words, ", "), ", got ", Show(node),
-                                 nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest, "?")));
+    Add(path, node,
+        absl::StrCat("must be one of ", absl::StrJoin(words, ", "), ", got ", Show(node),
+                     nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest, "?")));
   }
 };
 
@@ -307,8 +329,10 @@ absl::StatusOr<Target> FindTarget(const std::string& path, v1::JobSpec* spec) {
     if (target.field == nullptr) {
       const std::string nearest = Nearest(key, FieldNames(target.message->GetDescriptor()));
       return absl::InvalidArgumentError(absl::StrCat(
-          "unknown key ", done, key, nearest.empty() ? absl::StrCat("; there are ", absl::StrJoin(FieldNames(target.message->GetDescriptor()), ", "))
-                                                     : absl::StrCat("; did you mean ", done, nearest, "?")));
+          "unknown key ", done, key,
+          nearest.empty()
+              ? absl::StrCat("; there are ", absl::StrJoin(FieldNames(target.message->GetDescriptor()), ", "))
+              : absl::StrCat("; did you mean ", done, nearest, "?")));
     }
     if (dot == std::string::npos) return target;
     if (target.field->is_map()) {
@@ -348,7 +372,8 @@ absl::Status Assign(const std::string& path, const std::string& value, v1::JobSp
 
 absl::StatusOr<SpecFile> ParseSpec(std::string_view text) {
   SAB_ASSIGN_OR_RETURN(const YAML::Node root, LoadYaml(text));
-  if (!root.IsDefined() || root.IsNull()) return InvalidFields({{"", "is empty; a job file has name, model, task, train …"}});
+  if (!root.IsDefined() || root.IsNull())
+    return InvalidFields({{"", "is empty; a job file has name, model, task, train …"}});
   SpecFile file;
   Reader reader;
   reader.ReadMessage(root, "", &file.spec);
@@ -361,11 +386,12 @@ absl::Status ApplyOverride(std::string_view assignment, v1::JobSpec* spec) {
   const size_t equals = assignment.find('=');
   const std::string shown = absl::StrCat("\"", std::string(assignment.substr(0, 100)), "\"");
   if (equals == std::string_view::npos || equals == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(shown, ": must have the form key=value, for example train.steps=500"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(shown, ": must have the form key=value, for example train.steps=500"));
   }
   v1::JobSpec changed = *spec;
-  SAB_RETURN_IF_ERROR(
-      Annotate(Assign(std::string(assignment.substr(0, equals)), std::string(assignment.substr(equals + 1)), &changed), shown));
+  SAB_RETURN_IF_ERROR(Annotate(
+      Assign(std::string(assignment.substr(0, equals)), std::string(assignment.substr(equals + 1)), &changed), shown));
   *spec = std::move(changed);
   return absl::OkStatus();
 }

@@ -34,7 +34,9 @@ bool HasLength(v1::TaskKind kind) {
 bool HasPath(v1::TaskKind kind) {
   return kind == v1::TASK_KIND_TEXT || kind == v1::TASK_KIND_IMAGE || kind == v1::TASK_KIND_TENSOR;
 }
-int64_t LeastLength(v1::TaskKind kind) { return kind == v1::TASK_KIND_COPY ? 1 : 2; }
+int64_t LeastLength(v1::TaskKind kind) {
+  return kind == v1::TASK_KIND_COPY ? 1 : 2;
+}
 
 std::string TaskWord(v1::TaskKind kind) {
   const auto* value = v1::TaskKind_descriptor()->FindValueByNumber(kind);
@@ -87,7 +89,8 @@ class Checker {
       } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
         const int number = message.GetReflection()->GetEnumValue(message, field);
         if (field->enum_type()->FindValueByNumber(number) == nullptr) {
-          Add(path, absl::StrCat("must be one of ", absl::StrJoin(Words(*field->enum_type()), ", "), ", got number ", number));
+          Add(path, absl::StrCat("must be one of ", absl::StrJoin(Words(*field->enum_type()), ", "), ", got number ",
+                                 number));
         }
       } else if (field->cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
         const double value = message.GetReflection()->GetDouble(message, field);
@@ -112,7 +115,8 @@ class Checker {
     for (const std::string& name : fields) {
       const FieldDescriptor* field = message.GetDescriptor()->FindFieldByName(name);
       if (IsSet(message, field)) {
-        Add(absl::StrCat(section, ".", name), absl::StrCat("is a setting of ", whose, ", but ", present, "; remove it"));
+        Add(absl::StrCat(section, ".", name),
+            absl::StrCat("is a setting of ", whose, ", but ", present, "; remove it"));
       }
     }
   }
@@ -136,9 +140,10 @@ class Checker {
     const std::string& name = spec_.name();
     if (name.empty()) return Add("name", "must be given, for example `name: copy-100`");
     const bool good = name.size() <= 63 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-      return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-    });
-    if (!good) Add("name", absl::StrCat("must be 1 to 63 characters of A-Z a-z 0-9 . _ -, got \"", name.substr(0, 80), "\""));
+                        return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+                      });
+    if (!good)
+      Add("name", absl::StrCat("must be 1 to 63 characters of A-Z a-z 0-9 . _ -, got \"", name.substr(0, 80), "\""));
   }
 
   void Model() {
@@ -166,7 +171,8 @@ class Checker {
     const int64_t k_top = spec_.model().has_k_top() ? spec_.model().k_top() : 5;
     Range("model.memory.capacity", memory.capacity(), 0);
     if (memory.capacity() > 0 && k_top <= kMany && memory.capacity() < k_top + 2) {
-      Add("model.memory.capacity", absl::StrCat("must be 0 (no bound) or at least k_top + 2 = ", k_top + 2, ", got ", memory.capacity()));
+      Add("model.memory.capacity",
+          absl::StrCat("must be 0 (no bound) or at least k_top + 2 = ", k_top + 2, ", got ", memory.capacity()));
     }
     if (memory.policy() != v1::MEMORY_POLICY_SALIENT) {
       if (memory.has_recent()) Add("model.memory.recent", "is a setting of `policy: salient`; remove it");
@@ -175,7 +181,8 @@ class Checker {
     const int64_t recent = memory.has_recent() ? memory.recent() : 16;
     Range("model.memory.recent", recent, 0);
     if (memory.capacity() > 0 && recent > memory.capacity() - 2) {
-      Add("model.memory.recent", absl::StrCat("must be at most capacity - 2 = ", memory.capacity() - 2, ", got ", recent));
+      Add("model.memory.recent",
+          absl::StrCat("must be at most capacity - 2 = ", memory.capacity() - 2, ", got ", recent));
     }
   }
 
@@ -198,7 +205,8 @@ class Checker {
     }
     OnlyForTasks({v1::TASK_KIND_COPY}, task, "task", {"one_hot"});
     OnlyForTasks({v1::TASK_KIND_TEXT, v1::TASK_KIND_IMAGE, v1::TASK_KIND_TENSOR}, task, "task", {"path"});
-    if (HasPath(task_) && task.path().empty()) Add("task.path", absl::StrCat("must be given for task ", TaskWord(task_)));
+    if (HasPath(task_) && task.path().empty())
+      Add("task.path", absl::StrCat("must be given for task ", TaskWord(task_)));
     Path("task.path", task.path());
     OnlyForTasks({v1::TASK_KIND_TEXT}, task, "task", {"valid_path", "window"});
     Path("task.valid_path", task.valid_path());
@@ -211,12 +219,13 @@ class Checker {
   void Labels() {
     if (spec_.labels_size() > 64) Add("labels", absl::StrCat("must be at most 64, got ", spec_.labels_size()));
     for (const auto& [key, value] : std::map<std::string, std::string>(spec_.labels().begin(), spec_.labels().end())) {
-      const bool good_key = !key.empty() && key.size() <= 63 && std::all_of(key.begin(), key.end(), [](unsigned char c) {
-        return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-' || c == '/';
-      });
+      const bool good_key =
+          !key.empty() && key.size() <= 63 && std::all_of(key.begin(), key.end(), [](unsigned char c) {
+            return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-' || c == '/';
+          });
       const bool good_value = value.size() <= 128 && std::none_of(value.begin(), value.end(), [](unsigned char c) {
-        return c < 0x20 || c == 0x7F;
-      });
+                                return c < 0x20 || c == 0x7F;
+                              });
       const std::string field = "labels." + key.substr(0, 80);
       if (!good_key) Add(field, "its key must be 1 to 63 characters of A-Z a-z 0-9 . _ - /");
       if (!good_value) Add(field, "must be at most 128 bytes without control characters");
@@ -238,7 +247,8 @@ class Checker {
       Add("train.learning_rate", absl::StrCat("must be above 0, got ", train.learning_rate()));
     }
     if (train.has_momentum()) {
-      if (train.optimizer() != v1::OPTIMIZER_KIND_SGD) Add("train.momentum", "is a setting of `optimizer: sgd`; remove it");
+      if (train.optimizer() != v1::OPTIMIZER_KIND_SGD)
+        Add("train.momentum", "is a setting of `optimizer: sgd`; remove it");
       if (train.momentum() < 0 || train.momentum() >= 1) {
         Add("train.momentum", absl::StrCat("must be at least 0 and below 1, got ", train.momentum()));
       }
@@ -256,7 +266,8 @@ class Checker {
 
   void Schedule(const v1::TrainSpec& train) {
     const v1::ScheduleSpec& schedule = train.schedule();
-    const bool constant = schedule.kind() == v1::SCHEDULE_KIND_UNSPECIFIED || schedule.kind() == v1::SCHEDULE_KIND_CONSTANT;
+    const bool constant =
+        schedule.kind() == v1::SCHEDULE_KIND_UNSPECIFIED || schedule.kind() == v1::SCHEDULE_KIND_CONSTANT;
     Range("train.schedule.warmup_steps", schedule.warmup_steps(), 0, int64_t{1} << 53);
     if (train.has_steps() && train.steps() >= 1 && schedule.warmup_steps() > train.steps()) {
       Add("train.schedule.warmup_steps",
@@ -273,7 +284,9 @@ class Checker {
     const absl::StatusOr<Condition> condition = ParseCondition(text);
     if (!condition.ok()) return Add(field, std::string(condition.status().message()));
     const std::vector<std::string> metrics = EvalMetrics(task_);
-    if (task_ == v1::TASK_KIND_UNSPECIFIED || std::find(metrics.begin(), metrics.end(), condition->metric) != metrics.end()) return;
+    if (task_ == v1::TASK_KIND_UNSPECIFIED ||
+        std::find(metrics.begin(), metrics.end(), condition->metric) != metrics.end())
+      return;
     Add(field, absl::StrCat("names the metric \"", condition->metric, "\", but task ", TaskWord(task_), " reports ",
                             absl::StrJoin(metrics, ", ")));
   }
@@ -326,7 +339,8 @@ class Checker {
     const v1::CurriculumSpec& curriculum = spec_.curriculum();
     if (task_ == v1::TASK_KIND_UNSPECIFIED) return;
     if (!HasLength(task_)) {
-      return Add("curriculum", absl::StrCat("is for tasks with a length, but task.kind is ", TaskWord(task_), "; remove it"));
+      return Add("curriculum",
+                 absl::StrCat("is for tasks with a length, but task.kind is ", TaskWord(task_), "; remove it"));
     }
     Lengths("curriculum.lengths", curriculum.lengths());
     const auto& lengths = curriculum.lengths();
@@ -362,7 +376,8 @@ void CheckPath(const std::string& field, const std::string& path, std::vector<Fi
   if (fd < 0) {
     violations->push_back({field, absl::StrCat(path, " cannot be read: ", std::strerror(errno))});
   } else if (fstat(fd, &info) == 0 && !S_ISREG(info.st_mode)) {
-    violations->push_back({field, absl::StrCat(path, S_ISDIR(info.st_mode) ? " is a folder, not a file" : " is not a regular file")});
+    violations->push_back(
+        {field, absl::StrCat(path, S_ISDIR(info.st_mode) ? " is a folder, not a file" : " is not a regular file")});
   } else if (info.st_size == 0) {
     violations->push_back({field, absl::StrCat(path, " is empty")});
   }
@@ -371,7 +386,9 @@ void CheckPath(const std::string& field, const std::string& path, std::vector<Fi
 
 }  // namespace
 
-std::vector<FieldViolation> Validate(const v1::JobSpec& spec) { return Checker(spec).Run(); }
+std::vector<FieldViolation> Validate(const v1::JobSpec& spec) {
+  return Checker(spec).Run();
+}
 
 std::vector<FieldViolation> CheckPaths(const v1::JobSpec& spec) {
   std::vector<FieldViolation> violations;

@@ -10,15 +10,15 @@
 
 namespace sab::spec {
 
-// Every violation, in the order of the proto's fields: out of range, missing, a setting of another kind of model or task, contradictions.
-// Paths: form only. Pure. `spec` may have its defaults resolved or not: the answer is the same.
+// Every violation, in the order of the proto's fields: out of range, missing, a setting of another kind of model or
+// task, contradictions. Paths: form only. Pure. `spec` may have its defaults resolved or not: the answer is the same.
 std::vector<FieldViolation> Validate(const v1::JobSpec& spec);
 
 // Paths of the spec that cannot be read on this machine. Touches the file system.
 std::vector<FieldViolation> CheckPaths(const v1::JobSpec& spec);
 
-// Fills in every default that applies to the spec's kinds, as spec.proto states them; a setting of another kind stays absent.
-// Idempotent. `spec` has no violations.
+// Fills in every default that applies to the spec's kinds, as spec.proto states them; a setting of another kind stays
+// absent. Idempotent. `spec` has no violations.
 void ResolveDefaults(v1::JobSpec* spec);
 
 // "accuracy >= 0.999": the condition of eval.stop_when and curriculum.advance_when.
@@ -33,7 +33,8 @@ struct Condition {
 // InvalidArgument shows the form expected.
 absl::StatusOr<Condition> ParseCondition(std::string_view text);
 
-// Metrics that evaluation of a task reports and a condition may name: loss always; accuracy, ce10 (copy), bits (text), mse (adding) …
+// Metrics that evaluation of a task reports and a condition may name: loss always; accuracy, ce10 (copy), bits (text),
+// mse (adding) …
 std::vector<std::string> EvalMetrics(v1::TaskKind task);
 
 }  // namespace sab::spec

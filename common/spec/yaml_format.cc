@@ -16,7 +16,8 @@ using google::protobuf::Message;
 
 void EmitDouble(double value, YAML::Emitter* out) {
   char text[64];
-  const auto end = std::to_chars(text, text + sizeof text, value).ptr;  // shortest text that reads back to the same number
+  const auto end =
+      std::to_chars(text, text + sizeof text, value).ptr;  // shortest text that reads back to the same number
   *out << std::string(text, end);
 }
 
@@ -31,19 +32,23 @@ void EmitValue(const Message& message, const FieldDescriptor* field, int index, 
       *out << (repeated ? reflection->GetRepeatedInt64(message, field, index) : reflection->GetInt64(message, field));
       break;
     case FieldDescriptor::CPPTYPE_DOUBLE:
-      EmitDouble(repeated ? reflection->GetRepeatedDouble(message, field, index) : reflection->GetDouble(message, field), out);
+      EmitDouble(
+          repeated ? reflection->GetRepeatedDouble(message, field, index) : reflection->GetDouble(message, field), out);
       break;
     case FieldDescriptor::CPPTYPE_BOOL:
       *out << (repeated ? reflection->GetRepeatedBool(message, field, index) : reflection->GetBool(message, field));
       break;
     case FieldDescriptor::CPPTYPE_ENUM:
-      *out << Word(*(repeated ? reflection->GetRepeatedEnum(message, field, index) : reflection->GetEnum(message, field)));
+      *out << Word(
+          *(repeated ? reflection->GetRepeatedEnum(message, field, index) : reflection->GetEnum(message, field)));
       break;
     case FieldDescriptor::CPPTYPE_STRING:
       *out << (repeated ? reflection->GetRepeatedString(message, field, index) : reflection->GetString(message, field));
       break;
     default:
-      EmitMessage(repeated ? reflection->GetRepeatedMessage(message, field, index) : reflection->GetMessage(message, field), out);
+      EmitMessage(
+          repeated ? reflection->GetRepeatedMessage(message, field, index) : reflection->GetMessage(message, field),
+          out);
   }
 }
 

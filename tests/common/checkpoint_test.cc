@@ -126,7 +126,8 @@ TEST_F(CheckpointTest, EveryTruncationOfEveryFileIsDetected) {
       Overwrite(path, whole.substr(0, size));
       const auto found = VerifyCheckpoint(folder_);
       // A manifest cut in its last newline is still the whole manifest, but no longer the recorded one.
-      EXPECT_TRUE(!found.ok() || found->manifest_sha256() != written->manifest_sha256()) << file.path() << " cut to " << size;
+      EXPECT_TRUE(!found.ok() || found->manifest_sha256() != written->manifest_sha256())
+          << file.path() << " cut to " << size;
     }
     Overwrite(path, whole);
   }
@@ -206,8 +207,10 @@ TEST_F(CheckpointTest, AFullDiskIsResourceExhaustedAndLeavesNothing) {
     int result = 1;
     {
       auto writer = CheckpointWriter::Create(parent_, Header());
-      const absl::Status status = writer.ok() ? writer->AddFile(kModelFile, std::string(100'000, 'x')) : writer.status();
-      const bool names_size = absl::StrContains(status.message(), "100000 bytes") && absl::StrContains(status.message(), "make room");
+      const absl::Status status =
+          writer.ok() ? writer->AddFile(kModelFile, std::string(100'000, 'x')) : writer.status();
+      const bool names_size =
+          absl::StrContains(status.message(), "100000 bytes") && absl::StrContains(status.message(), "make room");
       if (absl::IsResourceExhausted(status) && names_size) result = 0;
     }
     _exit(result);

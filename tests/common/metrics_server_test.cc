@@ -1,9 +1,8 @@
-#include "common/metrics/http_server.h"
-
 #include <prometheus/counter.h>
 
 #include <atomic>
 
+#include "common/metrics/http_server.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/util/http_get.h"
@@ -11,16 +10,17 @@
 namespace sab {
 namespace {
 
-using testing_util::HttpGet;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
+using testing_util::HttpGet;
 
 class MetricsServerTest : public ::testing::Test {
  protected:
   void SetUp() override {
     auto server = MetricsServer::Start(registry_, {.listen = "127.0.0.1:0", .ready = [this] {
-      return ready_ ? std::string() : std::string("no answer from the coordinator");
-    }});
+                                                     return ready_ ? std::string()
+                                                                   : std::string("no answer from the coordinator");
+                                                   }});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
   }
@@ -75,8 +75,10 @@ TEST_F(MetricsServerTest, ATakenPortIsRefusedWithTheSystemsReason) {
 }
 
 TEST_F(MetricsServerTest, AnAddressWithoutAPortIsRefused) {
-  EXPECT_EQ(MetricsServer::Start(registry_, {.listen = "localhost"}).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(MetricsServer::Start(registry_, {.listen = "localhost:99999"}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MetricsServer::Start(registry_, {.listen = "localhost"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MetricsServer::Start(registry_, {.listen = "localhost:99999"}).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(MetricsServerTest, AnswersUntilDestroyed) {

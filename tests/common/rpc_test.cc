@@ -24,8 +24,8 @@ TEST(StatusTest, EveryCodeAndTextSurvivesTheWayThere) {
 }
 
 TEST(StatusTest, ReasonAndViolationsTravelAsDetails) {
-  const absl::Status status =
-      WithReason(InvalidFields({{"train.steps", "must be given", 0}, {"name", "must not be empty", 3}}), "INVALID_SPEC");
+  const absl::Status status = WithReason(
+      InvalidFields({{"train.steps", "must be given", 0}, {"name", "must not be empty", 3}}), "INVALID_SPEC");
   const absl::Status received = FromGrpc(ToGrpc(status));
   EXPECT_EQ(received, status);
   EXPECT_EQ(ReasonOf(received), "INVALID_SPEC");
@@ -79,8 +79,8 @@ TEST(TrainerIdTest, TextReadsBackToTheSame) {
 }
 
 TEST(TrainerIdTest, OtherTextsAreRefused) {
-  for (const char* text : {"", "jobs/a", "jobs/a/attempts/x/ranks/0", "jobs/a/attempts/0/ranks/0", "jobs//attempts/1/ranks/0",
-                           "jobs/a/attempts/1/ranks/-1", "jobs/a/attempts/1/ranks/0/x"}) {
+  for (const char* text : {"", "jobs/a", "jobs/a/attempts/x/ranks/0", "jobs/a/attempts/0/ranks/0",
+                           "jobs//attempts/1/ranks/0", "jobs/a/attempts/1/ranks/-1", "jobs/a/attempts/1/ranks/0/x"}) {
     EXPECT_EQ(ParseTrainerId(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
   }
 }

@@ -16,7 +16,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 template <typename T>
-TensorView View(const std::string& name, const std::string& dtype, std::vector<int64_t> shape, const std::vector<T>& data) {
+TensorView View(const std::string& name, const std::string& dtype, std::vector<int64_t> shape,
+                const std::vector<T>& data) {
   return {name, dtype, std::move(shape), {reinterpret_cast<const std::byte*>(data.data()), data.size() * sizeof(T)}};
 }
 
@@ -52,8 +53,9 @@ class SafetensorsTest : public ::testing::Test {
 
 TEST_F(SafetensorsTest, WhatIsWrittenIsRead) {
   const std::vector<double> empty;
-  const auto file = Open(Encode({View("w", "F32", {2, 3}, weights_), View("n", "I64", {2}, counts_), View("e", "F64", {0, 4}, empty)},
-                                {{"step", "12"}, {"quote", "a\"b"}}));
+  const auto file =
+      Open(Encode({View("w", "F32", {2, 3}, weights_), View("n", "I64", {2}, counts_), View("e", "F64", {0, 4}, empty)},
+                  {{"step", "12"}, {"quote", "a\"b"}}));
   ASSERT_TRUE(file.ok()) << file.status();
   ASSERT_EQ((*file)->tensors().size(), 3);
   const auto w = (*file)->Find("w");
@@ -64,6 +66,22 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsRead) {
   EXPECT_EQ(std::memcmp((*file)->Find("n")->data.data(), counts_.data(), 16), 0);
   EXPECT_EQ((*file)->Find("e")->data.size(), 0);
   EXPECT_EQ((*file)->metadata().at("quote"), "a\"b");
+}
+
+TEST_F(SafetensorsTest, AFileOfTheFormatsOwnPythonPackageIsRead) {
+  // safetensors.numpy.save_file({"a": float32 0..5 as (2, 3), "b": int64 [1, 2], "c": float64 (0, 3)}, metadata={"x":
+  // "y"})
+  const std::string header =
+      R"({"__metadata__":{"x":"y"},"b":{"dtype":"I64","shape":[2],"data_offsets":[0,16]},)"
+      R"("c":{"dtype":"F64","shape":[0,3],"data_offsets":[16,16]},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[16,40]}}      )";
+  const std::vector<int64_t> b = {1, 2};
+  const std::vector<float> a = {0, 1, 2, 3, 4, 5};
+  const auto file = Open(Raw(header) + std::string(reinterpret_cast<const char*>(b.data()), 16) +
+                         std::string(reinterpret_cast<const char*>(a.data()), 24));
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ((*file)->metadata().at("x"), "y");
+  EXPECT_EQ(std::memcmp((*file)->Find("a")->data.data(), a.data(), 24), 0);
+  EXPECT_THAT((*file)->Find("a")->shape, ElementsAre(2, 3));
 }
 
 TEST_F(SafetensorsTest, AFileWithoutTensorsIsValid) {
@@ -117,8 +135,9 @@ TEST_P(BadHeaderTest, IsDataLossThatNamesFileAndFault) {
 INSTANTIATE_TEST_SUITE_P(
     All, BadHeaderTest,
     ::testing::Values(
-        BadHeader{"", 0, "JSON"}, BadHeader{"[]", 0, "JSON"}, BadHeader{"{", 0, "JSON"}, BadHeader{"\xff\xfe", 0, "JSON"},
-        BadHeader{R"({"a":1})", 0, "must have dtype"}, BadHeader{R"({"a":{"dtype":"F32","shape":[1]}})", 4, "must have"},
+        BadHeader{"", 0, "JSON"}, BadHeader{"[]", 0, "JSON"}, BadHeader{"{", 0, "JSON"},
+        BadHeader{"\xff\xfe", 0, "JSON"}, BadHeader{R"({"a":1})", 0, "must have dtype"},
+        BadHeader{R"({"a":{"dtype":"F32","shape":[1]}})", 4, "must have"},
         BadHeader{R"({"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}})", 4, "unknown dtype"},
         BadHeader{R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,4]}})", 4, "dtype is not"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4, "shape"},
@@ -131,10 +150,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 4, "pair"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 8, "holds 8 bytes"},
         BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8, "was due"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})", 8, "was due"},
-        BadHeader{R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4, "occurs twice"},
+        BadHeader{
+            R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
+            8, "was due"},
+        BadHeader{
+            R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+            4, "occurs twice"},
         BadHeader{R"({"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4, "occurs twice"},
-        BadHeader{R"({"a":[[[[[[[[[[[[]]]]]]]]]]]]})", 0, "nested"}, BadHeader{R"({"__metadata__":{"a":1}})", 0, "__metadata__"},
+        BadHeader{R"({"a":[[[[[[[[[[[[]]]]]]]]]]]]})", 0, "nested"},
+        BadHeader{R"({"__metadata__":{"a":1}})", 0, "__metadata__"},
         BadHeader{R"({"__metadata__":[]})", 0, "__metadata__"}));
 
 TEST_F(SafetensorsTest, AHeaderLargerThanTheFileIsRefused) {

@@ -12,9 +12,9 @@
 namespace sab::spec {
 namespace {
 
+using google::protobuf::util::MessageDifferencer;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using google::protobuf::util::MessageDifferencer;
 
 constexpr char kWhole[] = R"(name: copy-100
 model:  {kind: sab, hidden_size: 128, k_trunc: 5, k_att: 2, k_top: 5, score: mlp}
@@ -42,7 +42,8 @@ TEST(ParseSpecTest, TheWholeExampleIsReadAndValid) {
 }
 
 TEST(ParseSpecTest, JsonIsReadToo) {
-  const auto file = ParseSpec("{\"name\": \"x\",\n \"task\": {\"kind\": \"copy\",\n \"length\": 10}, \"train\": {\"steps\": 5}}");
+  const auto file =
+      ParseSpec("{\"name\": \"x\",\n \"task\": {\"kind\": \"copy\",\n \"length\": 10}, \"train\": {\"steps\": 5}}");
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(file->spec.task().length(), 10);
   EXPECT_EQ(file->lines.at("task.length"), 3);
@@ -81,10 +82,10 @@ TEST_P(RefusedFormTest, NamesFieldLineAndReason) {
 INSTANTIATE_TEST_SUITE_P(
     Forms, RefusedFormTest,
     ::testing::Values(
-        Refused{"", "", "is empty"}, Refused{"# nothing\n", "", "is empty"}, Refused{"just text", "", "line 1: must be a section"},
-        Refused{"[1, 2]", "", "line 1: must be a section"}, Refused{"name: x\n  bad: [", "", "cannot be read"},
-        Refused{"name: \"x\ntrain: {", "", "cannot be read"}, Refused{"{\"name\": \"x\"", "", "cannot be read"},
-        Refused{"name: x\n\ttrain: 5", "", "cannot be read"},
+        Refused{"", "", "is empty"}, Refused{"# nothing\n", "", "is empty"},
+        Refused{"just text", "", "line 1: must be a section"}, Refused{"[1, 2]", "", "line 1: must be a section"},
+        Refused{"name: x\n  bad: [", "", "cannot be read"}, Refused{"name: \"x\ntrain: {", "", "cannot be read"},
+        Refused{"{\"name\": \"x\"", "", "cannot be read"}, Refused{"name: x\n\ttrain: 5", "", "cannot be read"},
         Refused{"name: x\n---\nname: y\n", "", "second document"}, Refused{"a: &x [1]\nb: *x\n", "", "line 1: anchors"},
         Refused{"name: x\nname: y\n", "name", "line 2: is given twice, first on line 1"},
         Refused{"train:\n  steps: 5\n  steps: 6\n", "train.steps", "line 3: is given twice, first on line 2"},
@@ -97,10 +98,14 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"steps: 5", "steps", "did you mean train.steps?"},
         Refused{"task: {qqqqqqqq: 5}", "task.qqqqqqqq", "task has kind, length"},
         Refused{"train: {steps: many}", "train.steps", "line 1: must be an integer, got \"many\""},
-        Refused{"train: {steps: \"5\"}", "train.steps", "must be an integer"}, Refused{"train: {steps: 5.5}", "train.steps", "integer"},
-        Refused{"train: {steps: 1e4}", "train.steps", "integer"}, Refused{"train: {steps: 0x10}", "train.steps", "integer"},
-        Refused{"train: {steps: [5]}", "train.steps", "got a list"}, Refused{"train: {steps: {a: 5}}", "train.steps", "got a section"},
-        Refused{"train: {steps: }", "train.steps", "got nothing"}, Refused{"train: {steps: true}", "train.steps", "integer"},
+        Refused{"train: {steps: \"5\"}", "train.steps", "must be an integer"},
+        Refused{"train: {steps: 5.5}", "train.steps", "integer"},
+        Refused{"train: {steps: 1e4}", "train.steps", "integer"},
+        Refused{"train: {steps: 0x10}", "train.steps", "integer"},
+        Refused{"train: {steps: [5]}", "train.steps", "got a list"},
+        Refused{"train: {steps: {a: 5}}", "train.steps", "got a section"},
+        Refused{"train: {steps: }", "train.steps", "got nothing"},
+        Refused{"train: {steps: true}", "train.steps", "integer"},
         Refused{"train: {steps: 99999999999999999999}", "train.steps", "too large"},
         Refused{"train: {learning_rate: fast}", "train.learning_rate", "must be a finite number, got \"fast\""},
         Refused{"train: {learning_rate: .nan}", "train.learning_rate", "finite"},
@@ -108,16 +113,21 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"train: {learning_rate: 1e999}", "train.learning_rate", "finite"},
         Refused{"train: {learning_rate: 0x1p3}", "train.learning_rate", "finite"},
         Refused{"task: {one_hot: yes}", "task.one_hot", "must be true or false, got \"yes\""},
-        Refused{"task: {one_hot: 1}", "task.one_hot", "true or false"}, Refused{"task: {one_hot: \"true\"}", "task.one_hot", "true or false"},
-        Refused{"model: {kind: lstn}", "model.kind", "must be one of sab, lstm, attention, got \"lstn\"; did you mean lstm?"},
-        Refused{"model: {kind: MODEL_KIND_SAB}", "model.kind", "must be one of"}, Refused{"model: {kind: unspecified}", "model.kind", "one of"},
+        Refused{"task: {one_hot: 1}", "task.one_hot", "true or false"},
+        Refused{"task: {one_hot: \"true\"}", "task.one_hot", "true or false"},
+        Refused{"model: {kind: lstn}", "model.kind",
+                "must be one of sab, lstm, attention, got \"lstn\"; did you mean lstm?"},
+        Refused{"model: {kind: MODEL_KIND_SAB}", "model.kind", "must be one of"},
+        Refused{"model: {kind: unspecified}", "model.kind", "one of"},
         Refused{"model: {kind: [sab]}", "model.kind", "one of"}, Refused{"model: 5", "model", "must be a section"},
-        Refused{"model: [sab]", "model", "must be a section"}, Refused{"eval: {lengths: 5}", "eval.lengths", "must be a list"},
+        Refused{"model: [sab]", "model", "must be a section"},
+        Refused{"eval: {lengths: 5}", "eval.lengths", "must be a list"},
         Refused{"eval:\n  lengths:\n  - 5\n  - x", "eval.lengths[1]", "line 4: must be an integer"},
-        Refused{"eval: {lengths: [[5]]}", "eval.lengths[0]", "integer"}, Refused{"name: [x]", "name", "must be text, got a list"},
-        Refused{"name: {a: b}", "name", "must be text"}, Refused{"labels: [a]", "labels", "must be a section"},
-        Refused{"labels: {a: [b]}", "labels.a", "must be text"}, Refused{"labels: {a: }", "labels.a", "got nothing"},
-        Refused{"? [a]\n: b", "", "keys must be words"}, Refused{"name: \"\xff\"", "", "line 1: holds bytes that are not UTF-8"},
+        Refused{"eval: {lengths: [[5]]}", "eval.lengths[0]", "integer"},
+        Refused{"name: [x]", "name", "must be text, got a list"}, Refused{"name: {a: b}", "name", "must be text"},
+        Refused{"labels: [a]", "labels", "must be a section"}, Refused{"labels: {a: [b]}", "labels.a", "must be text"},
+        Refused{"labels: {a: }", "labels.a", "got nothing"}, Refused{"? [a]\n: b", "", "keys must be words"},
+        Refused{"name: \"\xff\"", "", "line 1: holds bytes that are not UTF-8"},
         Refused{"name: x\nlabels: {a: \x01}", "", "line 2: holds bytes"},
         Refused{"a: [[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]", "", "nested deeper"},
         Refused{"model: {memory: {capacity: x}}", "model.memory.capacity", "integer"},
@@ -134,7 +144,8 @@ TEST(ParseSpecTest, AllViolationsAreListedAtOnceWithTheirLines) {
 }
 
 TEST(ParseSpecTest, AFileAboveOneMebibyteIsRefused) {
-  EXPECT_THAT(std::string(ParseSpec("name: " + std::string(1 << 20, 'x')).status().message()), HasSubstr("larger than 1 MiB"));
+  EXPECT_THAT(std::string(ParseSpec("name: " + std::string(1 << 20, 'x')).status().message()),
+              HasSubstr("larger than 1 MiB"));
 }
 
 TEST(ParseSpecTest, DeepNestingIsRefusedWithoutExhaustingTheStack) {
@@ -190,9 +201,10 @@ TEST(FormatYamlTest, AwkwardTextAndNumbersSurvive) {
 
 TEST(OverrideTest, SetsFieldsOfEveryType) {
   v1::JobSpec spec;
-  for (const char* assignment : {"name=x", "train.steps=500", "train.learning_rate=1e-3", "task.one_hot=true", "model.kind=lstm",
-                                 "eval.lengths=[20, 40]", "labels.team=x", "labels.a.b=5", "eval.stop_when=accuracy >= 0.9",
-                                 "model.memory.capacity=9", "task.path=/a/b: c", "train.schedule={kind: cosine}"}) {
+  for (const char* assignment :
+       {"name=x", "train.steps=500", "train.learning_rate=1e-3", "task.one_hot=true", "model.kind=lstm",
+        "eval.lengths=[20, 40]", "labels.team=x", "labels.a.b=5", "eval.stop_when=accuracy >= 0.9",
+        "model.memory.capacity=9", "task.path=/a/b: c", "train.schedule={kind: cosine}"}) {
     EXPECT_TRUE(ApplyOverride(assignment, &spec).ok()) << assignment << ApplyOverride(assignment, &spec);
   }
   EXPECT_EQ(spec.train().steps(), 500);
@@ -214,8 +226,8 @@ TEST(OverrideTest, AListIsReplacedAndNotExtended) {
 TEST(OverrideTest, ARefusedOneNamesItselfAndChangesNothing) {
   v1::JobSpec spec;
   spec.mutable_train()->set_steps(5);
-  for (const char* assignment : {"train.steps=many", "train.stepz=5", "train=5", "steps", "=5", "train.steps.x=5", "train.steps=[",
-                                 "model.kind=foo", "eval.lengths=5", "train.steps="}) {
+  for (const char* assignment : {"train.steps=many", "train.stepz=5", "train=5", "steps", "=5", "train.steps.x=5",
+                                 "train.steps=[", "model.kind=foo", "eval.lengths=5", "train.steps="}) {
     const absl::Status status = ApplyOverride(assignment, &spec);
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << assignment;
     EXPECT_THAT(std::string(status.message()), HasSubstr(assignment));

@@ -1,5 +1,3 @@
-#include "common/spec/validate.h"
-
 #include <cmath>
 #include <limits>
 
@@ -7,6 +5,7 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/spec/cost.h"
 #include "common/spec/spec_file.h"
+#include "common/spec/validate.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
@@ -15,10 +14,10 @@
 namespace sab::spec {
 namespace {
 
+using google::protobuf::util::MessageDifferencer;
 using ::testing::Contains;
 using ::testing::Field;
 using ::testing::HasSubstr;
-using google::protobuf::util::MessageDifferencer;
 
 v1::JobSpec Minimal(const std::string& task = "{kind: copy, length: 100}") {
   auto file = ParseSpec(absl::StrCat("name: x\ntask: ", task, "\ntrain: {steps: 10}\n"));
@@ -66,7 +65,8 @@ class RefusedValueTest : public ::testing::TestWithParam<Refused> {};
 
 TEST_P(RefusedValueTest, NamesFieldAndReasonResolvedOrNot) {
   v1::JobSpec spec = Minimal();
-  for (const std::string& assignment : GetParam().overrides) ASSERT_TRUE(ApplyOverride(assignment, &spec).ok()) << assignment;
+  for (const std::string& assignment : GetParam().overrides)
+    ASSERT_TRUE(ApplyOverride(assignment, &spec).ok()) << assignment;
   const auto expected = Contains(AllOf(Field(&FieldViolation::field, GetParam().field),
                                        Field(&FieldViolation::reason, HasSubstr(GetParam().reason))));
   EXPECT_THAT(Validate(spec), expected);
@@ -79,61 +79,87 @@ INSTANTIATE_TEST_SUITE_P(
     Values, RefusedValueTest,
     ::testing::Values(
         Refused{{"name="}, "name", "must be given"}, Refused{{"name=a b"}, "name", "must be 1 to 63"},
-        Refused{{"name=" + std::string(64, 'x')}, "name", "must be 1 to 63"}, Refused{{"name=ä"}, "name", "must be 1 to 63"},
+        Refused{{"name=" + std::string(64, 'x')}, "name", "must be 1 to 63"},
+        Refused{{"name=ä"}, "name", "must be 1 to 63"},
         Refused{{"model.hidden_size=0"}, "model.hidden_size", "must be at least 1, got 0"},
         Refused{{"model.hidden_size=16385"}, "model.hidden_size", "must be at most 16384"},
-        Refused{{"model.kind=lstm", "model.k_att=2"}, "model.k_att", "is a setting of model.kind sab, but model.kind is lstm; remove it"},
+        Refused{{"model.kind=lstm", "model.k_att=2"},
+                "model.k_att",
+                "is a setting of model.kind sab, but model.kind is lstm; remove it"},
         Refused{{"model.kind=lstm", "model.score=mlp"}, "model.score", "model.kind is lstm"},
         Refused{{"model.kind=lstm", "model.memory.capacity=0"}, "model.memory", "model.kind is lstm"},
         Refused{{"model.kind=lstm", "model.init=paper"}, "model.init", "model.kind sab and model.kind attention"},
         Refused{{"model.kind=attention", "model.k_trunc=5"}, "model.k_trunc", "model.kind sab and model.kind lstm"},
         Refused{{"model.kind=attention", "model.tie_guard=0"}, "model.tie_guard", "model.kind is attention"},
         Refused{{"model.normaliser=none"}, "model.normaliser", "model.kind is sab"},
-        Refused{{"model.k_trunc=-1"}, "model.k_trunc", "must be at least 0"}, Refused{{"model.k_att=0"}, "model.k_att", "must be at least 1"},
-        Refused{{"model.k_top=0"}, "model.k_top", "must be at least 1"}, Refused{{"model.tie_guard=-0.1"}, "model.tie_guard", "at least 0"},
-        Refused{{"model.init_std=0"}, "model.init_std", "above 0"}, Refused{{"model.embedding_size=8"}, "model.embedding_size", "task.kind is copy"},
+        Refused{{"model.k_trunc=-1"}, "model.k_trunc", "must be at least 0"},
+        Refused{{"model.k_att=0"}, "model.k_att", "must be at least 1"},
+        Refused{{"model.k_top=0"}, "model.k_top", "must be at least 1"},
+        Refused{{"model.tie_guard=-0.1"}, "model.tie_guard", "at least 0"},
+        Refused{{"model.init_std=0"}, "model.init_std", "above 0"},
+        Refused{{"model.embedding_size=8"}, "model.embedding_size", "task.kind is copy"},
         Refused{{"model.memory.capacity=6"}, "model.memory.capacity", "at least k_top + 2 = 7, got 6"},
         Refused{{"model.memory.capacity=-1"}, "model.memory.capacity", "at least 0"},
         Refused{{"model.memory={capacity: 20, recent: 4}"}, "model.memory.recent", "policy: salient"},
         Refused{{"model.memory={capacity: 10, policy: salient}"}, "model.memory.recent", "capacity - 2 = 8, got 16"},
         Refused{{"task.kind=text"}, "task.path", "must be given for task text"},
-        Refused{{"task.kind=text"}, "task.length", "task.kind is text"}, Refused{{"task.length=0"}, "task.length", "must be at least 1, got 0"},
+        Refused{{"task.kind=text"}, "task.length", "task.kind is text"},
+        Refused{{"task.length=0"}, "task.length", "must be at least 1, got 0"},
         Refused{{"task.kind=adding", "task.length=1"}, "task.length", "must be at least 2"},
         Refused{{"task.kind=adding", "task.one_hot=true"}, "task.one_hot", "is a setting of the task copy"},
-        Refused{{"task.path=/x"}, "task.path", "task.kind is copy"}, Refused{{"task={kind: text, path: x}"}, "task.path", "absolute path, got \"x\""},
+        Refused{{"task.path=/x"}, "task.path", "task.kind is copy"},
+        Refused{{"task={kind: text, path: x}"}, "task.path", "absolute path, got \"x\""},
         Refused{{"task={kind: text, path: /x, window: 0}"}, "task.window", "at least 1"},
         Refused{{"task={kind: tensor, path: /x, valid_path: /y}"}, "task.valid_path", "the task text"},
         Refused{{"task={kind: image, path: /x, permute_seed: -1}"}, "task.permute_seed", "at least 0"},
         Refused{{"task={kind: text, path: /x}", "eval.lengths=[5]"}, "eval.lengths", "task.kind is text"},
-        Refused{{"labels.a b=x"}, "labels.a b", "its key must be"}, Refused{{"labels.a=" + std::string(129, 'x')}, "labels.a", "at most 128"},
+        Refused{{"labels.a b=x"}, "labels.a b", "its key must be"},
+        Refused{{"labels.a=" + std::string(129, 'x')}, "labels.a", "at most 128"},
         Refused{{"train.batch_size=0"}, "train.batch_size", "at least 1"},
         Refused{{"train.batch_size=3", "resources.replicas=4"}, "train.batch_size", "resources.replicas = 4, got 3"},
         Refused{{"resources.replicas=65"}, "train.batch_size", "resources.replicas = 65, got 64"},
         Refused{{"train={}"}, "train.steps", "must be given"}, Refused{{"train.steps=0"}, "train.steps", "at least 1"},
-        Refused{{"train.learning_rate=0"}, "train.learning_rate", "above 0"}, Refused{{"train.momentum=0.9"}, "train.momentum", "optimizer: sgd"},
+        Refused{{"train.learning_rate=0"}, "train.learning_rate", "above 0"},
+        Refused{{"train.momentum=0.9"}, "train.momentum", "optimizer: sgd"},
         Refused{{"train.optimizer=sgd", "train.momentum=1"}, "train.momentum", "below 1"},
-        Refused{{"train.weight_decay=-1"}, "train.weight_decay", "at least 0"}, Refused{{"train.clip_norm=-1"}, "train.clip_norm", "at least 0"},
-        Refused{{"train.seed=-1"}, "train.seed", "at least 0"}, Refused{{"train.seed=9007199254740993"}, "train.seed", "at most"},
+        Refused{{"train.weight_decay=-1"}, "train.weight_decay", "at least 0"},
+        Refused{{"train.clip_norm=-1"}, "train.clip_norm", "at least 0"},
+        Refused{{"train.seed=-1"}, "train.seed", "at least 0"},
+        Refused{{"train.seed=9007199254740993"}, "train.seed", "at most"},
         Refused{{"train.precision=bf16", "resources.device=cpu"}, "train.precision", "need GPUs"},
         Refused{{"train.precision=tf32", "resources.device=cpu"}, "train.precision", "need GPUs"},
-        Refused{{"train.schedule={kind: cosine, warmup_steps: 11}"}, "train.schedule.warmup_steps", "train.steps = 10, got 11"},
+        Refused{{"train.schedule={kind: cosine, warmup_steps: 11}"},
+                "train.schedule.warmup_steps",
+                "train.steps = 10, got 11"},
         Refused{{"train.schedule={final_factor: 0.1}"}, "train.schedule.final_factor", "kind: linear"},
         Refused{{"train.schedule={kind: linear, final_factor: 2}"}, "train.schedule.final_factor", "from 0 to 1"},
         Refused{{"train.max_nonfinite_steps=0"}, "train.max_nonfinite_steps", "at least 1"},
-        Refused{{"eval.every=-1"}, "eval.every", "at least 0"}, Refused{{"eval.lengths=[100, 0]"}, "eval.lengths[1]", "at least 1"},
-        Refused{{"eval.lengths=[100, 100]"}, "eval.lengths[1]", "listed twice"}, Refused{{"eval.sequences=0"}, "eval.sequences", "at least 1"},
+        Refused{{"eval.every=-1"}, "eval.every", "at least 0"},
+        Refused{{"eval.lengths=[100, 0]"}, "eval.lengths[1]", "at least 1"},
+        Refused{{"eval.lengths=[100, 100]"}, "eval.lengths[1]", "listed twice"},
+        Refused{{"eval.sequences=0"}, "eval.sequences", "at least 1"},
         Refused{{"eval.stop_when=accuracy"}, "eval.stop_when", "METRIC OP NUMBER"},
         Refused{{"eval.stop_when=mse < 1"}, "eval.stop_when", "task copy reports loss, accuracy, ce10"},
         Refused{{"eval.path=/x"}, "eval.path", "task.kind is copy"},
-        Refused{{"task={kind: image, path: /x}", "eval.labels_path=/x"}, "eval.labels_path", "eval.path, which is not given"},
-        Refused{{"checkpoint.every=-1"}, "checkpoint.every", "at least 0"}, Refused{{"checkpoint.keep_latest=0"}, "checkpoint.keep_latest", "at least 1"},
-        Refused{{"checkpoint.keep_best=-1"}, "checkpoint.keep_best", "at least 0"}, Refused{{"resources.replicas=0"}, "resources.replicas", "at least 1"},
-        Refused{{"resources.replicas=4097"}, "resources.replicas", "at most 4096"}, Refused{{"queue.priority=101"}, "queue.priority", "at most 100"},
-        Refused{{"queue.max_restarts=-1"}, "queue.max_restarts", "at least 0"}, Refused{{"curriculum={}"}, "curriculum.lengths", "must be given"},
-        Refused{{"curriculum={lengths: [50, 20, 100]}"}, "curriculum.lengths[1]", "above the one before it, 50, got 20"},
-        Refused{{"curriculum={lengths: [20, 50], advance_when: accuracy > 1}"}, "curriculum.lengths", "end with task.length = 100"},
+        Refused{{"task={kind: image, path: /x}", "eval.labels_path=/x"},
+                "eval.labels_path",
+                "eval.path, which is not given"},
+        Refused{{"checkpoint.every=-1"}, "checkpoint.every", "at least 0"},
+        Refused{{"checkpoint.keep_latest=0"}, "checkpoint.keep_latest", "at least 1"},
+        Refused{{"checkpoint.keep_best=-1"}, "checkpoint.keep_best", "at least 0"},
+        Refused{{"resources.replicas=0"}, "resources.replicas", "at least 1"},
+        Refused{{"resources.replicas=4097"}, "resources.replicas", "at most 4096"},
+        Refused{{"queue.priority=101"}, "queue.priority", "at most 100"},
+        Refused{{"queue.max_restarts=-1"}, "queue.max_restarts", "at least 0"},
+        Refused{{"curriculum={}"}, "curriculum.lengths", "must be given"},
+        Refused{
+            {"curriculum={lengths: [50, 20, 100]}"}, "curriculum.lengths[1]", "above the one before it, 50, got 20"},
+        Refused{{"curriculum={lengths: [20, 50], advance_when: accuracy > 1}"},
+                "curriculum.lengths",
+                "end with task.length = 100"},
         Refused{{"curriculum={lengths: [100]}"}, "curriculum.advance_when", "must be given"},
-        Refused{{"curriculum={lengths: [100], advance_when: bits < 1}"}, "curriculum.advance_when", "task copy reports"},
+        Refused{
+            {"curriculum={lengths: [100], advance_when: bits < 1}"}, "curriculum.advance_when", "task copy reports"},
         Refused{{"task={kind: text, path: /x}", "curriculum={lengths: [100]}"}, "curriculum", "task.kind is text"}));
 
 TEST(ValidateTest, AMissingTaskIsOneViolation) {
@@ -221,8 +247,9 @@ TEST(ConditionTest, NothingHoldsForNan) {
 }
 
 TEST(ConditionTest, OtherFormsAreRefused) {
-  for (const char* text : {"", "accuracy", ">= 1", "accuracy >=", "accuracy = 1", "accuracy == 1", "accuracy => 1", "a b > 1", "accuracy > x",
-                           "accuracy > nan", "accuracy > inf", "accuracy > 1 2", "5 > 1", "accuracy >> 1"}) {
+  for (const char* text :
+       {"", "accuracy", ">= 1", "accuracy >=", "accuracy = 1", "accuracy == 1", "accuracy => 1", "a b > 1",
+        "accuracy > x", "accuracy > nan", "accuracy > inf", "accuracy > 1 2", "5 > 1", "accuracy >> 1"}) {
     EXPECT_FALSE(ParseCondition(text).ok()) << text;
   }
 }
@@ -254,8 +281,10 @@ TEST(CostTest, CountsParametersExactly) {
   constexpr int64_t h = 128;
   EXPECT_EQ(Cost({"model.kind=lstm"}).parameters(), 4 * h * (1 + h + 2) + 10 * h + 10);
   EXPECT_EQ(Cost({}).parameters(), 4 * h * (1 + h + 2) + 2 * h * h + h + 20 * h + 10);
-  EXPECT_EQ(Cost({"model.score=separable", "task.one_hot=true"}).parameters(), 4 * h * (10 + h + 2) + 2 * h + 20 * h + 10);
-  EXPECT_EQ(Cost({"model.kind=attention", "task.kind=adding"}).parameters(), 4 * h * (2 + h + 2) + 2 * h * h + h + 2 * h + 1);
+  EXPECT_EQ(Cost({"model.score=separable", "task.one_hot=true"}).parameters(),
+            4 * h * (10 + h + 2) + 2 * h + 20 * h + 10);
+  EXPECT_EQ(Cost({"model.kind=attention", "task.kind=adding"}).parameters(),
+            4 * h * (2 + h + 2) + 2 * h * h + h + 2 * h + 1);
   EXPECT_EQ(Cost({"task={kind: text, path: /x}", "model.embedding_size=16"}).parameters(),
             4 * h * (16 + h + 2) + 2 * h * h + h + 256 * (2 * h + 1) + 256 * 16);
 }

@@ -1,11 +1,11 @@
-// A trainer without a model: speaks TrainerService as sab-trainer does, advances one step every few milliseconds and writes small
-// valid checkpoints. Agent, coordinator and CLI are tested with it: sab-worker --trainer PATH.
+// A trainer without a model: speaks TrainerService as sab-trainer does, advances one step every few milliseconds and
+// writes small valid checkpoints. Agent, coordinator and CLI are tested with it: sab-worker --trainer PATH.
 //
 // A setting NAME is the job's label "fake.NAME", else the environment's FAKE_TRAINER_NAME in capitals:
 //   step_ms          time of a step (default 1)
-//   fail_at_step     fails at this step, by `fail_how`, in attempts up to fail_attempts (default 1), on rank fail_rank (default: every rank)
-//   fail_how         exit (code `exit_code`, default 3), abort, kill, report, permanent, nothing (exit 0 without a word)
-//   hang_at_step     stops answering at this step, in the same attempts and on the same rank
+//   fail_at_step     fails at this step, by `fail_how`, in attempts up to fail_attempts (default 1), on rank fail_rank
+//   (default: every rank) fail_how         exit (code `exit_code`, default 3), abort, kill, report, permanent, nothing
+//   (exit 0 without a word) hang_at_step     stops answering at this step, in the same attempts and on the same rank
 //   ignore_sigterm   1: only SIGKILL ends it
 //   checkpoint_bytes size of the parameters (default 64)
 #include <signal.h>
@@ -76,8 +76,8 @@ class FakeTrainer {
     return rpc::FromGrpc((stub_.get()->*method)(&context, request, response));
   }
 
-  absl::Status Report(v1::TrainerPhase phase, std::vector<v1::MetricPoint> points = {}, const std::string& stop_reason = "",
-                      const std::string& failure = "", bool permanent = false) {
+  absl::Status Report(v1::TrainerPhase phase, std::vector<v1::MetricPoint> points = {},
+                      const std::string& stop_reason = "", const std::string& failure = "", bool permanent = false) {
     v1::ReportProgressRequest request;
     request.set_phase(phase);
     request.set_step(step_);
@@ -116,7 +116,8 @@ class FakeTrainer {
   absl::Status Train() {
     SAB_RETURN_IF_ERROR(Prepare());
     const int64_t steps = spec().train().steps();
-    std::printf("rank %d of %d trains to step %ld\n", id_.rank(), reply_.assignment().world_size(), static_cast<long>(steps));
+    std::printf("rank %d of %d trains to step %ld\n", id_.rank(), reply_.assignment().world_size(),
+                static_cast<long>(steps));
     std::fflush(stdout);
     if (spec().checkpoint().initial() && step_ == 0) SAB_RETURN_IF_ERROR(Checkpoint());
     std::string stop_reason = "steps";
@@ -175,8 +176,11 @@ class FakeTrainer {
     header.set_attempt(id_.attempt());
     header.set_eval_loss(1.0 / static_cast<double>(step_ + 1));
     SAB_ASSIGN_OR_RETURN(CheckpointWriter writer, CheckpointWriter::Create(reply_.checkpoint_dir(), header));
-    const std::vector<float> values(static_cast<size_t>(std::max<int64_t>(4, Number("checkpoint_bytes", 64)) / 4), static_cast<float>(step_));
-    const TensorView tensor{"w", "F32", {static_cast<int64_t>(values.size())},
+    const std::vector<float> values(static_cast<size_t>(std::max<int64_t>(4, Number("checkpoint_bytes", 64)) / 4),
+                                    static_cast<float>(step_));
+    const TensorView tensor{"w",
+                            "F32",
+                            {static_cast<int64_t>(values.size())},
                             {reinterpret_cast<const std::byte*>(values.data()), values.size() * sizeof(float)}};
     SAB_RETURN_IF_ERROR(writer.AddSafetensors(kModelFile, {tensor}));
     SAB_RETURN_IF_ERROR(writer.AddFile(kStateFile, absl::StrCat("{\"step\": ", step_, "}\n")));

@@ -19,7 +19,8 @@ inline std::string HttpGet(const std::string& address, const std::string& path, 
   to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   std::string answer;
   const std::string request = method + " " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0 && send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0) {
+  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof to) == 0 &&
+      send(fd, request.data(), request.size(), MSG_NOSIGNAL) > 0) {
     char buffer[4096];
     for (ssize_t got; (got = read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(got));
   }

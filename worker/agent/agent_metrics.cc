@@ -20,7 +20,9 @@ std::string PhaseLabel(int phase) {
   return absl::AsciiStrToLower(v1::TrainerPhase_Name(phase).substr(kPrefix));
 }
 
-prometheus::Labels SlotLabel(int slot) { return {{"slot", absl::StrCat(slot)}}; }
+prometheus::Labels SlotLabel(int slot) {
+  return {{"slot", absl::StrCat(slot)}};
+}
 
 }  // namespace
 
@@ -32,25 +34,40 @@ AgentMetrics::AgentMetrics(std::shared_ptr<prometheus::Registry> registry)
       step_(Gauge(*registry, "sab_worker_slot_step", "Last step reported by the trainer on a slot")),
       loss_(Gauge(*registry, "sab_worker_slot_loss", "Last training loss reported by the trainer on a slot")),
       memory_(Gauge(*registry, "sab_worker_trainer_resident_memory_bytes", "Resident memory of the trainer on a slot")),
-      relayed_points(Counter(*registry, "sab_worker_relayed_points_total", "Figures passed on to the coordinator").Add({})),
-      dropped_points(Counter(*registry, "sab_worker_dropped_points_total", "Training figures dropped because the queue was full").Add({})),
+      relayed_points(
+          Counter(*registry, "sab_worker_relayed_points_total", "Figures passed on to the coordinator").Add({})),
+      dropped_points(
+          Counter(*registry, "sab_worker_dropped_points_total", "Training figures dropped because the queue was full")
+              .Add({})),
       log_lines(Counter(*registry, "sab_worker_log_lines_total", "Lines that trainers printed").Add({})),
-      checkpoints_recorded(Counter(*registry, "sab_worker_checkpoints_recorded_total", "Checkpoints the coordinator has recorded").Add({})),
-      checkpoints_lost(Counter(*registry, "sab_worker_checkpoints_lost_total", "Checkpoints that could not be recorded").Add({})),
-      uploaded_bytes(Counter(*registry, "sab_worker_checkpoint_upload_bytes_total", "Bytes of checkpoints sent").Add({})),
-      downloaded_bytes(Counter(*registry, "sab_worker_checkpoint_download_bytes_total", "Bytes of checkpoints fetched").Add({})) {
+      checkpoints_recorded(
+          Counter(*registry, "sab_worker_checkpoints_recorded_total", "Checkpoints the coordinator has recorded")
+              .Add({})),
+      checkpoints_lost(
+          Counter(*registry, "sab_worker_checkpoints_lost_total", "Checkpoints that could not be recorded").Add({})),
+      uploaded_bytes(
+          Counter(*registry, "sab_worker_checkpoint_upload_bytes_total", "Bytes of checkpoints sent").Add({})),
+      downloaded_bytes(
+          Counter(*registry, "sab_worker_checkpoint_download_bytes_total", "Bytes of checkpoints fetched").Add({})) {
   SetTrainers({});
   // From 0, so that increase() sees the first one of each.
   for (const char* outcome : {"succeeded", "failed", "stopped"}) exits_.Add({{"outcome", outcome}});
 }
 
 void AgentMetrics::SetTrainers(const std::array<int, 7>& by_phase) {
-  for (int phase = 1; phase < 7; ++phase) trainers_.Add({{"state", PhaseLabel(phase)}}).Set(by_phase[static_cast<size_t>(phase)]);
+  for (int phase = 1; phase < 7; ++phase)
+    trainers_.Add({{"state", PhaseLabel(phase)}}).Set(by_phase[static_cast<size_t>(phase)]);
 }
 
-void AgentMetrics::SetSlotStep(int slot, int64_t step) { step_.Add(SlotLabel(slot)).Set(static_cast<double>(step)); }
-void AgentMetrics::SetSlotLoss(int slot, double loss) { loss_.Add(SlotLabel(slot)).Set(loss); }
-void AgentMetrics::SetSlotMemory(int slot, double bytes) { memory_.Add(SlotLabel(slot)).Set(bytes); }
+void AgentMetrics::SetSlotStep(int slot, int64_t step) {
+  step_.Add(SlotLabel(slot)).Set(static_cast<double>(step));
+}
+void AgentMetrics::SetSlotLoss(int slot, double loss) {
+  loss_.Add(SlotLabel(slot)).Set(loss);
+}
+void AgentMetrics::SetSlotMemory(int slot, double bytes) {
+  memory_.Add(SlotLabel(slot)).Set(bytes);
+}
 
 void AgentMetrics::ClearSlot(int slot) {
   for (auto* family : {&step_, &loss_, &memory_}) family->Remove(&family->Add(SlotLabel(slot)));

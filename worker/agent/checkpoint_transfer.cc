@@ -44,8 +44,8 @@ class Descriptor {
   const int fd_;
 };
 
-absl::Status UploadFile(v1::AgentService::StubInterface* agents, const v1::UploadCheckpointHeader& header, const std::string& path,
-                        Cancellation* cancellation, const std::function<void(int64_t)>& sent) {
+absl::Status UploadFile(v1::AgentService::StubInterface* agents, const v1::UploadCheckpointHeader& header,
+                        const std::string& path, Cancellation* cancellation, const std::function<void(int64_t)>& sent) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return SystemError(errno, "open", path);
   grpc::ClientContext context;
@@ -80,8 +80,9 @@ absl::Status UploadFile(v1::AgentService::StubInterface* agents, const v1::Uploa
 }
 
 // Appends what the coordinator sends from the file's present end on.
-absl::Status DownloadRest(v1::CheckpointService::StubInterface* checkpoints, const v1::Checkpoint& checkpoint, const v1::CheckpointFile& file,
-                          const std::string& path, Cancellation* cancellation, const std::function<void(int64_t)>& received) {
+absl::Status DownloadRest(v1::CheckpointService::StubInterface* checkpoints, const v1::Checkpoint& checkpoint,
+                          const v1::CheckpointFile& file, const std::string& path, Cancellation* cancellation,
+                          const std::function<void(int64_t)>& received) {
   const Descriptor target(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
   if (target.get() < 0) return SystemError(errno, "create", path);
   int64_t offset = lseek(target.get(), 0, SEEK_END);
@@ -99,7 +100,8 @@ absl::Status DownloadRest(v1::CheckpointService::StubInterface* checkpoints, con
   while (broken.ok() && stream->Read(&message)) {
     if (message.offset() != offset || Crc(message.data()) != message.crc32()) {
       broken = absl::UnavailableError(absl::StrCat("a chunk of ", file.path(), " arrived damaged"));
-    } else if (write(target.get(), message.data().data(), message.data().size()) != static_cast<ssize_t>(message.data().size())) {
+    } else if (write(target.get(), message.data().data(), message.data().size()) !=
+               static_cast<ssize_t>(message.data().size())) {
       broken = SystemError(errno, "write", path);
     } else {
       offset += static_cast<int64_t>(message.data().size());
@@ -112,7 +114,8 @@ absl::Status DownloadRest(v1::CheckpointService::StubInterface* checkpoints, con
 }
 
 bool IsPassing(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsInternal(status) || absl::IsUnknown(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsInternal(status) ||
+         absl::IsUnknown(status);
 }
 
 // What lies in `folder`, if it is `checkpoint`.
@@ -126,8 +129,9 @@ absl::Status CheckSame(const std::string& folder, const v1::Checkpoint& checkpoi
 
 }  // namespace
 
-absl::Status UploadFiles(v1::AgentService::StubInterface* agents, const v1::UploadCheckpointHeader& header, const v1::Checkpoint& checkpoint,
-                         const std::string& folder, Cancellation* cancellation, const std::function<void(int64_t)>& sent) {
+absl::Status UploadFiles(v1::AgentService::StubInterface* agents, const v1::UploadCheckpointHeader& header,
+                         const v1::Checkpoint& checkpoint, const std::string& folder, Cancellation* cancellation,
+                         const std::function<void(int64_t)>& sent) {
   std::vector<v1::CheckpointFile> files;
   for (const auto& file : checkpoint.files()) {
     if (file.path() != kManifestFile) files.push_back(file);
@@ -139,14 +143,16 @@ absl::Status UploadFiles(v1::AgentService::StubInterface* agents, const v1::Uplo
     v1::UploadCheckpointHeader file_header = header;
     file_header.set_checkpoint(checkpoint.name());
     *file_header.mutable_file() = file;
-    SAB_RETURN_IF_ERROR(Annotate(UploadFile(agents, file_header, absl::StrCat(folder, "/", file.path()), cancellation, sent),
-                                 absl::StrCat("sending ", file.path())));
+    SAB_RETURN_IF_ERROR(
+        Annotate(UploadFile(agents, file_header, absl::StrCat(folder, "/", file.path()), cancellation, sent),
+                 absl::StrCat("sending ", file.path())));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> FetchCheckpoint(v1::CheckpointService::StubInterface* checkpoints, const v1::Checkpoint& checkpoint,
-                                            const std::string& parent, Cancellation* cancellation, const std::function<void(int64_t)>& received) {
+absl::StatusOr<std::string> FetchCheckpoint(v1::CheckpointService::StubInterface* checkpoints,
+                                            const v1::Checkpoint& checkpoint, const std::string& parent,
+                                            Cancellation* cancellation, const std::function<void(int64_t)>& received) {
   SAB_ASSIGN_OR_RETURN(const CheckpointName name, ParseCheckpointName(checkpoint.name()));
   const std::string folder = absl::StrCat(parent, "/", name.checkpoint);
   if (CheckSame(folder, checkpoint).ok()) return folder;

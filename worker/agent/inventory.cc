@@ -79,7 +79,8 @@ int64_t MemoryBytes() {
   return bytes;
 }
 
-// The GPUs that the trainers' CUDA will see, in its order. An entry that is neither index nor UUID (a MIG slice) is a GPU of its own, of unknown size.
+// The GPUs that the trainers' CUDA will see, in its order. An entry that is neither index nor UUID (a MIG slice) is a
+// GPU of its own, of unknown size.
 std::vector<Gpu> VisibleGpus(const Machine& machine) {
   if (!machine.cuda_visible_devices.has_value()) return machine.gpus;
   std::vector<Gpu> visible;
@@ -87,11 +88,13 @@ std::vector<Gpu> VisibleGpus(const Machine& machine) {
     const std::string entry(part);
     int index = 0;
     if (absl::SimpleAtoi(entry, &index)) {
-      if (index < 0 || index >= static_cast<int>(machine.gpus.size())) break;  // as CUDA does: nothing behind an invalid one
+      if (index < 0 || index >= static_cast<int>(machine.gpus.size()))
+        break;  // as CUDA does: nothing behind an invalid one
       visible.push_back(machine.gpus[static_cast<size_t>(index)]);
       continue;
     }
-    const auto found = std::find_if(machine.gpus.begin(), machine.gpus.end(), [&](const Gpu& gpu) { return gpu.uuid.rfind(entry, 0) == 0; });
+    const auto found = std::find_if(machine.gpus.begin(), machine.gpus.end(),
+                                    [&](const Gpu& gpu) { return gpu.uuid.rfind(entry, 0) == 0; });
     visible.push_back(found != machine.gpus.end() ? *found : Gpu{entry, entry, 0});
   }
   return visible;
@@ -103,7 +106,8 @@ Machine ExamineMachine() {
   Machine machine;
   machine.gpus = Nvml().Gpus();
   cpu_set_t set;
-  machine.cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  machine.cores =
+      sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   machine.memory_bytes = MemoryBytes();
   if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES")) machine.cuda_visible_devices = visible;
   return machine;
@@ -112,7 +116,8 @@ Machine ExamineMachine() {
 absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const SlotOptions& options) {
   const std::vector<Gpu> gpus = options.device == "cpu" ? std::vector<Gpu>() : VisibleGpus(machine);
   if (options.device == "cuda" && gpus.empty()) {
-    return absl::FailedPreconditionError("--device cuda: NVML finds no GPU on this machine; install the driver, or use --device cpu");
+    return absl::FailedPreconditionError(
+        "--device cuda: NVML finds no GPU on this machine; install the driver, or use --device cpu");
   }
   const int count = gpus.empty() ? options.cpu_slots : static_cast<int>(gpus.size());
   const int threads = options.threads > 0 ? options.threads : std::max(1, machine.cores / std::max(1, count));
@@ -132,7 +137,8 @@ absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const Sl
 absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
   const size_t colon = address.rfind(':');
   if (colon == std::string::npos || colon == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("coordinator address: must have the form HOST:PORT, got \"", address, "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("coordinator address: must have the form HOST:PORT, got \"", address, "\""));
   }
   std::string host = address.substr(0, colon);
   if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
@@ -140,19 +146,22 @@ absl::StatusOr<std::string> LocalAddressTowards(const std::string& address) {
   hints.ai_socktype = SOCK_DGRAM;
   addrinfo* found = nullptr;
   if (const int error = getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found); error != 0) {
-    return absl::UnavailableError(absl::StrCat("cannot resolve ", host, ": ", gai_strerror(error), "; or name this host with --advertise"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot resolve ", host, ": ", gai_strerror(error), "; or name this host with --advertise"));
   }
   char text[NI_MAXHOST] = "";
   const int fd = socket(found->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   sockaddr_storage local{};
   socklen_t size = sizeof local;
   // Connecting a datagram socket sends nothing; it only asks for the route.
-  const bool routed = fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
-                      getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
-                      getnameinfo(reinterpret_cast<sockaddr*>(&local), size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
+  const bool routed =
+      fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+      getsockname(fd, reinterpret_cast<sockaddr*>(&local), &size) == 0 &&
+      getnameinfo(reinterpret_cast<sockaddr*>(&local), size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) == 0;
   if (fd >= 0) close(fd);
   freeaddrinfo(found);
-  if (!routed) return absl::UnavailableError(absl::StrCat("there is no route to ", address, "; name this host with --advertise"));
+  if (!routed)
+    return absl::UnavailableError(absl::StrCat("there is no route to ", address, "; name this host with --advertise"));
   return std::string(std::strcmp(text, "::1") == 0 ? "127.0.0.1" : text);
 }
 

@@ -24,7 +24,8 @@ struct Machine {
   std::optional<std::string> cuda_visible_devices;  // of the environment
 };
 
-// Asks NVML (loaded at run time: no GPU software is needed where there is none), the scheduler's affinity, and the control group's memory limit.
+// Asks NVML (loaded at run time: no GPU software is needed where there is none), the scheduler's affinity, and the
+// control group's memory limit.
 Machine ExamineMachine();
 
 struct SlotOptions {
@@ -33,8 +34,8 @@ struct SlotOptions {
   int threads = 0;              // of a CPU slot; 0: cores / slots
 };
 
-// One slot a GPU with device auto or cuda (only those CUDA_VISIBLE_DEVICES names; device_index counts among those), else `cpu_slots` CPU slots. Pure.
-// FailedPrecondition: device cuda without GPUs.
+// One slot a GPU with device auto or cuda (only those CUDA_VISIBLE_DEVICES names; device_index counts among those),
+// else `cpu_slots` CPU slots. Pure. FailedPrecondition: device cuda without GPUs.
 absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const SlotOptions& options);
 
 // The local address of the route to "HOST:PORT"; 127.0.0.1 when that is this machine.

@@ -37,7 +37,8 @@ struct Flags {
   std::string ready_file;
 };
 
-// The trainers' socket. Paths of sockets are short (sun_path): a long state folder gets a private folder under /tmp instead.
+// The trainers' socket. Paths of sockets are short (sun_path): a long state folder gets a private folder under /tmp
+// instead.
 class SocketPath {
  public:
   explicit SocketPath(const std::string& state_dir) : path_(state_dir + "/agent.sock") {
@@ -70,14 +71,23 @@ std::string DefaultTrainer() {
 void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--coordinator", flags->coordinator, "HOST:PORT of the coordinator")->required();
   app->add_option("--state-dir", flags->state_dir, "folder for identity, logs and local checkpoints")->required();
-  app->add_option("--slots", flags->slots.cpu_slots, "CPU slots, when there is no GPU or --device is cpu")->default_val(1)->check(CLI::Range(1, 1024));
-  app->add_option("--device", flags->slots.device, "auto: one slot a GPU, else CPU slots")->default_val("auto")->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app->add_option("--threads-per-slot", flags->slots.threads, "threads of a CPU trainer (default: cores / slots)")->check(CLI::Range(1, 4096));
-  app->add_option("--advertise", flags->advertise, "host that other workers reach this one at (default: the address towards the coordinator)");
+  app->add_option("--slots", flags->slots.cpu_slots, "CPU slots, when there is no GPU or --device is cpu")
+      ->default_val(1)
+      ->check(CLI::Range(1, 1024));
+  app->add_option("--device", flags->slots.device, "auto: one slot a GPU, else CPU slots")
+      ->default_val("auto")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  app->add_option("--threads-per-slot", flags->slots.threads, "threads of a CPU trainer (default: cores / slots)")
+      ->check(CLI::Range(1, 4096));
+  app->add_option("--advertise", flags->advertise,
+                  "host that other workers reach this one at (default: the address towards the coordinator)");
   app->add_option("--trainer", flags->trainer, "the trainer's program (default: sab-trainer beside this one)");
-  app->add_option("--metrics-listen", flags->metrics_listen, "HOST:PORT of /metrics, /healthz, /readyz; port 0: a free one")->capture_default_str();
+  app->add_option("--metrics-listen", flags->metrics_listen,
+                  "HOST:PORT of /metrics, /healthz, /readyz; port 0: a free one")
+      ->capture_default_str();
   app->add_option("--metrics-address-file", flags->metrics_address_file, "file that the metrics address is written to");
-  app->add_option("--ready-file", flags->ready_file, "file written when the coordinator has answered for the first time");
+  app->add_option("--ready-file", flags->ready_file,
+                  "file written when the coordinator has answered for the first time");
 }
 
 // Waits for SIGTERM, SIGINT, or `wake`.
@@ -105,7 +115,8 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   SAB_ASSIGN_OR_RETURN(StateDir state, StateDir::Open(flags.state_dir));
   if (flags.trainer.empty()) flags.trainer = DefaultTrainer();
   if (access(flags.trainer.c_str(), X_OK) != 0) {
-    return absl::NotFoundError(absl::StrCat("the trainer ", flags.trainer, " is not a program; name it with --trainer"));
+    return absl::NotFoundError(
+        absl::StrCat("the trainer ", flags.trainer, " is not a program; name it with --trainer"));
   }
   flags.trainer = std::filesystem::absolute(flags.trainer).string();
   if (flags.advertise.empty()) {
@@ -123,23 +134,33 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   const auto checkpoints = v1::CheckpointService::NewStub(channel);
   const SocketPath socket(state.path());
   std::unique_ptr<Synchronizer> synchronizer;
-  TrainerManager manager({.worker = state.worker().name(), .host = flags.advertise, .slots = slots, .trainer_path = flags.trainer,
+  TrainerManager manager({.worker = state.worker().name(),
+                          .host = flags.advertise,
+                          .slots = slots,
+                          .trainer_path = flags.trainer,
                           .socket = "unix:" + socket.path()},
-                         {.state = &state, .agents = agents.get(), .checkpoints = checkpoints.get(), .metrics = &metrics, .clock = &SystemClock()},
+                         {.state = &state,
+                          .agents = agents.get(),
+                          .checkpoints = checkpoints.get(),
+                          .metrics = &metrics,
+                          .clock = &SystemClock()},
                          [&synchronizer] { synchronizer->Changed(); });
   synchronizer = std::make_unique<Synchronizer>(
-      Synchronizer::Options{.worker = state.worker().name(), .incarnation = incarnation, .host = flags.advertise, .slots = slots}, agents.get(),
-      &manager, &metrics, &SystemClock(), [&] {
-        log::Info(absl::StrCat(state.worker().name(), " has joined ", flags.coordinator, " with ", slots.size(), " ", slots[0].device(), " slots"));
+      Synchronizer::Options{
+          .worker = state.worker().name(), .incarnation = incarnation, .host = flags.advertise, .slots = slots},
+      agents.get(), &manager, &metrics, &SystemClock(), [&] {
+        log::Info(absl::StrCat(state.worker().name(), " has joined ", flags.coordinator, " with ", slots.size(), " ",
+                               slots[0].device(), " slots"));
         if (flags.ready_file.empty()) return;
-        if (auto status = WriteFileDurably(flags.ready_file, state.worker().name() + "\n"); !status.ok()) log::Error(status.ToString());
+        if (auto status = WriteFileDurably(flags.ready_file, state.worker().name() + "\n"); !status.ok())
+          log::Error(status.ToString());
       });
   for (const TrainerKey& key : leftovers) manager.AddLeftover(key);
   TrainerServiceImpl service(&manager);
   SAB_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> server, Serve(&service, socket));
-  SAB_ASSIGN_OR_RETURN(const auto metrics_server, MetricsServer::Start(registry, {.listen = flags.metrics_listen, .ready = [&] {
-    return synchronizer->WhyNotReady();
-  }}));
+  SAB_ASSIGN_OR_RETURN(const auto metrics_server,
+                       MetricsServer::Start(registry, {.listen = flags.metrics_listen,
+                                                       .ready = [&] { return synchronizer->WhyNotReady(); }}));
   if (!flags.metrics_address_file.empty()) {
     SAB_RETURN_IF_ERROR(WriteFileDurably(flags.metrics_address_file, metrics_server->address() + "\n"));
   }
@@ -185,4 +206,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace sab::agent
 
-int main(int argc, char** argv) { return sab::agent::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return sab::agent::Main(argc, argv);
+}

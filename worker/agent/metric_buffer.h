@@ -10,8 +10,8 @@
 
 namespace sab::agent {
 
-// Figures of one trainer that wait for the coordinator. Bounded: when it is full the oldest figures of training go; figures of
-// evaluation are never dropped (they are few). Not thread-safe.
+// Figures of one trainer that wait for the coordinator. Bounded: when it is full the oldest figures of training go;
+// figures of evaluation are never dropped (they are few). Not thread-safe.
 class MetricBuffer {
  public:
   explicit MetricBuffer(size_t capacity) : capacity_(capacity) {}

@@ -29,7 +29,9 @@ constexpr int kCloseOnExec = 1 << 2;  // CLOSE_RANGE_CLOEXEC
 // What an epoll event is about; its data are handle * 4 + kind.
 enum Kind : int { kOut = 0, kErr = 1, kExit = 2, kWake = 3 };
 
-void SetNonBlocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+void SetNonBlocking(int fd) {
+  fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+}
 
 std::vector<char*> Pointers(const std::vector<std::string>& texts) {
   std::vector<char*> pointers;
@@ -39,7 +41,8 @@ std::vector<char*> Pointers(const std::vector<std::string>& texts) {
 }
 
 // Runs in the child, between fork and exec: only what is safe there. Does not return.
-[[noreturn]] void BecomeProgram(char* const* arguments, char* const* environment, pid_t parent, int out, int err, int failure) {
+[[noreturn]] void BecomeProgram(char* const* arguments, char* const* environment, pid_t parent, int out, int err,
+                                int failure) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // the parent died before the line above
@@ -64,12 +67,17 @@ std::string ToUtf8(const std::string& text) {
   std::string result;
   for (size_t i = 0; i < text.size();) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    size_t more = byte < 0x80 ? 0 : byte >= 0xC2 && byte < 0xE0 ? 1 : byte >= 0xE0 && byte < 0xF0 ? 2 : byte >= 0xF0 && byte < 0xF5 ? 3 : 4;
+    size_t more = byte < 0x80                   ? 0
+                  : byte >= 0xC2 && byte < 0xE0 ? 1
+                  : byte >= 0xE0 && byte < 0xF0 ? 2
+                  : byte >= 0xF0 && byte < 0xF5 ? 3
+                                                : 4;
     bool good = more < 4 && i + more < text.size();
     for (size_t k = 1; good && k <= more; ++k) good = (static_cast<unsigned char>(text[i + k]) & 0xC0) == 0x80;
     if (good && more > 1) {  // overlong forms, surrogates, beyond U+10FFFF
       const auto next = static_cast<unsigned char>(text[i + 1]);
-      good = !(byte == 0xE0 && next < 0xA0) && !(byte == 0xED && next >= 0xA0) && !(byte == 0xF0 && next < 0x90) && !(byte == 0xF4 && next >= 0x90);
+      good = !(byte == 0xE0 && next < 0xA0) && !(byte == 0xED && next >= 0xA0) && !(byte == 0xF0 && next < 0x90) &&
+             !(byte == 0xF4 && next >= 0x90);
     }
     if (good) {
       result.append(text, i, more + 1);
@@ -89,12 +97,15 @@ std::string ProcessEnd::Describe() const {
     const char* name = sigabbrev_np(signal);
     text = absl::StrCat("was killed by signal ", signal, " (SIG", name == nullptr ? "?" : name, ")");
     if (signal == SIGKILL && !asked_to_stop) {
-      absl::StrAppend(&text, "; if nobody did that on purpose the machine ran out of memory (see dmesg): lower train.batch_size or use more replicas");
+      absl::StrAppend(&text,
+                      "; if nobody did that on purpose the machine ran out of memory (see dmesg): lower "
+                      "train.batch_size or use more replicas");
     }
   } else {
     text = absl::StrCat("exited with code ", exit_code);
   }
-  if (!last_errors.empty()) absl::StrAppend(&text, "; last lines of its standard error:\n", absl::StrJoin(last_errors, "\n"));
+  if (!last_errors.empty())
+    absl::StrAppend(&text, "; last lines of its standard error:\n", absl::StrJoin(last_errors, "\n"));
   return text;
 }
 
@@ -144,7 +155,9 @@ int64_t ProcessSupervisor::Start(ProcessSpec spec) {
   return handle;
 }
 
-void ProcessSupervisor::Stop(int64_t handle) { Post({.handle = handle, .kind = Command::Kind::kStop, .spec = {}, .within = grace_}); }
+void ProcessSupervisor::Stop(int64_t handle) {
+  Post({.handle = handle, .kind = Command::Kind::kStop, .spec = {}, .within = grace_});
+}
 
 void ProcessSupervisor::ExpectEnd(int64_t handle, absl::Duration within) {
   Post({.handle = handle, .kind = Command::Kind::kExpectEnd, .spec = {}, .within = within});
@@ -246,7 +259,8 @@ bool ProcessSupervisor::Spawn(Child* child, const ProcessSpec& spec, std::string
   const int fork_error = errno;
   for (int fd : {out[1], err[1], failure[1]}) close(fd);
   int error_number = 0;
-  const bool failed = pid < 0 || read(failure[0], &error_number, sizeof error_number) > 0;  // until exec closes the other end
+  const bool failed =
+      pid < 0 || read(failure[0], &error_number, sizeof error_number) > 0;  // until exec closes the other end
   close(failure[0]);
   child->stream_fds[0] = out[0];
   child->stream_fds[1] = err[0];

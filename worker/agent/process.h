@@ -22,10 +22,11 @@ struct ProcessEnd {
   std::string start_error;  // it could not be started at all
   int exit_code = 0;        // when signal is 0
   int signal = 0;
-  bool asked_to_stop = false;  // by Stop
+  bool asked_to_stop = false;            // by Stop
   std::vector<std::string> last_errors;  // last lines of its standard error, at most 20
 
-  // "exited with code 3", "was killed by signal 9 (SIGKILL); perhaps the machine ran out of memory", with the last lines of standard error.
+  // "exited with code 3", "was killed by signal 9 (SIGKILL); perhaps the machine ran out of memory", with the last
+  // lines of standard error.
   std::string Describe() const;
 };
 
@@ -40,8 +41,8 @@ class ProcessEvents {
   virtual void OnEnd(int64_t handle, const ProcessEnd& end) = 0;
 };
 
-// Starts and watches child processes, each the leader of its own group, by one thread that sleeps until something happens.
-// Children die with this process (PR_SET_PDEATHSIG), and their descendants with them. Thread-safe.
+// Starts and watches child processes, each the leader of its own group, by one thread that sleeps until something
+// happens. Children die with this process (PR_SET_PDEATHSIG), and their descendants with them. Thread-safe.
 class ProcessSupervisor {
  public:
   // `events` outlives this. `grace`: from SIGTERM to SIGKILL.
@@ -62,8 +63,8 @@ class ProcessSupervisor {
     enum class Kind { kStart, kStop, kExpectEnd };
     int64_t handle = 0;  // 0: nothing, just wake up
     Kind kind = Kind::kStart;
-    ProcessSpec spec;        // kStart
-    absl::Duration within;   // kExpectEnd
+    ProcessSpec spec;       // kStart
+    absl::Duration within;  // kExpectEnd
   };
   void Post(Command command);
   void Run();

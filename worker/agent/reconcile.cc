@@ -13,7 +13,8 @@ v1::TrainerId TrainerKey::ToId() const {
   return id;
 }
 
-Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::vector<ActualTrainer>& actual, int32_t slots) {
+Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::vector<ActualTrainer>& actual,
+                  int32_t slots) {
   Actions actions;
   std::set<TrainerKey> wanted;
   for (const v1::TrainerAssignment& assignment : desired) wanted.insert(TrainerKey::Of(assignment.id()));

@@ -37,7 +37,9 @@ struct Actions {
   std::vector<TrainerKey> forget;  // ended, and nobody needs to hear of it any more
 };
 
-// Pure. A trainer that ended is never started again; one whose slot is still taken is left out and starts once the slot's process is gone.
-Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::vector<ActualTrainer>& actual, int32_t slots);
+// Pure. A trainer that ended is never started again; one whose slot is still taken is left out and starts once the
+// slot's process is gone.
+Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::vector<ActualTrainer>& actual,
+                  int32_t slots);
 
 }  // namespace sab::agent

@@ -24,15 +24,19 @@ constexpr int kDamageTries = 3;
 
 // Worth the same call again, later.
 bool IsPassing(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status) || absl::IsCancelled(status) ||
-         absl::IsUnknown(status) || absl::IsInternal(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status) ||
+         absl::IsCancelled(status) || absl::IsUnknown(status) || absl::IsInternal(status);
 }
 
 // The coordinator's own faults may pass, or not: after this many in a row they count as its answer.
 constexpr int kInternalTries = 10;
-bool IsItsFault(const absl::Status& status) { return absl::IsUnknown(status) || absl::IsInternal(status); }
+bool IsItsFault(const absl::Status& status) {
+  return absl::IsUnknown(status) || absl::IsInternal(status);
+}
 
-bool IsUnwanted(const absl::Status& status) { return absl::IsAborted(status) || absl::IsNotFound(status); }
+bool IsUnwanted(const absl::Status& status) {
+  return absl::IsAborted(status) || absl::IsNotFound(status);
+}
 
 // Calls until the answer is final. Returns it, or Cancelled.
 template <typename Call>
@@ -54,8 +58,13 @@ absl::Status Insist(Cancellation* cancellation, absl::Duration timeout, const Ca
 
 }  // namespace
 
-Relay::Relay(Options options, v1::AgentService::StubInterface* agents, AgentMetrics* metrics, std::function<void()> drained)
-    : options_(std::move(options)), agents_(agents), metrics_(metrics), on_drained_(std::move(drained)), points_(options_.metric_capacity) {
+Relay::Relay(Options options, v1::AgentService::StubInterface* agents, AgentMetrics* metrics,
+             std::function<void()> drained)
+    : options_(std::move(options)),
+      agents_(agents),
+      metrics_(metrics),
+      on_drained_(std::move(drained)),
+      points_(options_.metric_capacity) {
   stream_thread_ = std::thread([this] { RunStream(); });
 }
 
@@ -116,7 +125,8 @@ void Relay::Finish() {
 }
 
 bool Relay::DrainedLocked() const {
-  return finished_ && (cancelled_ || (!sending_ && !recording_ && points_.empty() && lines_.empty() && checkpoints_.empty()));
+  return finished_ &&
+         (cancelled_ || (!sending_ && !recording_ && points_.empty() && lines_.empty() && checkpoints_.empty()));
 }
 
 bool Relay::IsDrained() {
@@ -178,7 +188,8 @@ bool Relay::SendMetrics() {
   });
   if (absl::IsCancelled(status)) return false;
   if (status.ok()) metrics_->relayed_points.Increment(request.points_size());
-  if (!status.ok() && !IsUnwanted(status)) log::Warning(absl::StrCat(rpc::FormatTrainerId(request.id()), ": figures refused: ", status.ToString()));
+  if (!status.ok() && !IsUnwanted(status))
+    log::Warning(absl::StrCat(rpc::FormatTrainerId(request.id()), ": figures refused: ", status.ToString()));
   if (IsUnwanted(status)) {
     MutexLock lock(&mutex_);
     metrics_refused_ = true;
@@ -212,7 +223,8 @@ bool Relay::SendLines() {
     return agents_->ReportLogs(context, request, &response);
   });
   if (absl::IsCancelled(status)) return false;
-  if (!status.ok() && !IsUnwanted(status)) log::Warning(absl::StrCat(rpc::FormatTrainerId(request.id()), ": lines refused: ", status.ToString()));
+  if (!status.ok() && !IsUnwanted(status))
+    log::Warning(absl::StrCat(rpc::FormatTrainerId(request.id()), ": lines refused: ", status.ToString()));
   if (IsUnwanted(status)) {
     MutexLock lock(&mutex_);
     lines_refused_ = true;

@@ -18,9 +18,9 @@
 
 namespace sab::agent {
 
-// Passes what one trainer says on to the coordinator: figures and lines in batches, checkpoints one by one until each is recorded.
-// Adding never blocks. While the coordinator is away everything waits, bounded: figures as MetricBuffer says, lines the oldest first.
-// Told ABORTED or NOT_FOUND it drops that kind of thing from then on. Thread-safe.
+// Passes what one trainer says on to the coordinator: figures and lines in batches, checkpoints one by one until each
+// is recorded. Adding never blocks. While the coordinator is away everything waits, bounded: figures as MetricBuffer
+// says, lines the oldest first. Told ABORTED or NOT_FOUND it drops that kind of thing from then on. Thread-safe.
 class Relay {
  public:
   struct Options {

@@ -37,7 +37,9 @@ std::string DrawWorkerId() {
   gethostname(host, sizeof host - 1);
   std::string name;
   for (char c : std::string(host).substr(0, std::string(host).find('.'))) {
-    if (name.size() < 40) name += absl::ascii_isalnum(static_cast<unsigned char>(c)) ? absl::ascii_tolower(static_cast<unsigned char>(c)) : '-';
+    if (name.size() < 40)
+      name +=
+          absl::ascii_isalnum(static_cast<unsigned char>(c)) ? absl::ascii_tolower(static_cast<unsigned char>(c)) : '-';
   }
   return absl::StrCat(name.empty() ? "worker" : name, "-", RandomId(4));
 }
@@ -67,7 +69,8 @@ void KillAndWait(int pid) {
   kill(pid, SIGKILL);
   if (fd < 0) return;
   pollfd wait{fd, POLLIN, 0};
-  if (poll(&wait, 1, kEndTimeoutMs) == 0) log::Error(absl::StrCat("trainer process ", pid, " does not end although it was killed"));
+  if (poll(&wait, 1, kEndTimeoutMs) == 0)
+    log::Error(absl::StrCat("trainer process ", pid, " does not end although it was killed"));
   close(fd);
 }
 
@@ -88,7 +91,8 @@ absl::StatusOr<StateDir> StateDir::Open(const std::string& path) {
   dir.lock_fd_ = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (dir.lock_fd_ < 0) return SystemError(errno, "open", lock_path);
   if (flock(dir.lock_fd_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("another sab-worker runs on ", dir.path_, "; stop it or choose another --state-dir"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("another sab-worker runs on ", dir.path_, "; stop it or choose another --state-dir"));
   }
   const std::string id_path = dir.path_ + "/worker-id";
   absl::StatusOr<std::string> id = ReadFile(id_path);
@@ -119,17 +123,21 @@ absl::StatusOr<int64_t> StateDir::NextIncarnation(absl::Time now) {
 }
 
 std::string StateDir::RecordPath(const TrainerKey& key) const {
-  return absl::StrCat(path_, "/trainers/", key.job.substr(key.job.find('/') + 1), "-a", key.attempt, "-r", key.rank, ".json");
+  return absl::StrCat(path_, "/trainers/", key.job.substr(key.job.find('/') + 1), "-a", key.attempt, "-r", key.rank,
+                      ".json");
 }
 
 void StateDir::RecordTrainer(const TrainerKey& key, int pid) {
-  const nlohmann::json record = {{"job", key.job}, {"attempt", key.attempt}, {"rank", key.rank},
-                                 {"pid", pid}, {"start_ticks", StartTicks(pid)}, {"boot_id", BootId()}};
+  const nlohmann::json record = {{"job", key.job}, {"attempt", key.attempt},         {"rank", key.rank},
+                                 {"pid", pid},     {"start_ticks", StartTicks(pid)}, {"boot_id", BootId()}};
   // The process runs whether this works or not, and dies with the agent anyway.
-  if (auto status = WriteFileDurably(RecordPath(key), record.dump() + "\n"); !status.ok()) log::Warning(status.ToString());
+  if (auto status = WriteFileDurably(RecordPath(key), record.dump() + "\n"); !status.ok())
+    log::Warning(status.ToString());
 }
 
-void StateDir::ForgetTrainer(const TrainerKey& key) { unlink(RecordPath(key).c_str()); }
+void StateDir::ForgetTrainer(const TrainerKey& key) {
+  unlink(RecordPath(key).c_str());
+}
 
 std::vector<TrainerKey> StateDir::EndLeftovers() {
   std::vector<TrainerKey> keys;
@@ -140,8 +148,10 @@ std::vector<TrainerKey> StateDir::EndLeftovers() {
     if (record.is_object() && record.contains("job") && record["job"].is_string()) {
       const int pid = record.value("pid", 0);
       keys.push_back({record["job"].get<std::string>(), record.value("attempt", int64_t{0}), record.value("rank", 0)});
-      if (pid > 1 && record.value("boot_id", "") == BootId() && StartTicks(pid) == record.value("start_ticks", int64_t{-1})) {
-        log::Warning(absl::StrCat("ending trainer process ", pid, " of ", keys.back().job, ", left by an earlier agent"));
+      if (pid > 1 && record.value("boot_id", "") == BootId() &&
+          StartTicks(pid) == record.value("start_ticks", int64_t{-1})) {
+        log::Warning(
+            absl::StrCat("ending trainer process ", pid, " of ", keys.back().job, ", left by an earlier agent"));
         KillAndWait(pid);
       }
     }
@@ -153,10 +163,12 @@ std::vector<TrainerKey> StateDir::EndLeftovers() {
 std::string StateDir::LogPath(const TrainerKey& key) {
   std::error_code error;
   std::vector<std::pair<fs::file_time_type, fs::path>> logs;
-  for (const auto& entry : fs::directory_iterator(path_ + "/logs", error)) logs.emplace_back(entry.last_write_time(error), entry.path());
+  for (const auto& entry : fs::directory_iterator(path_ + "/logs", error))
+    logs.emplace_back(entry.last_write_time(error), entry.path());
   std::sort(logs.begin(), logs.end());
   for (size_t i = 0; i + kKeptLogs < logs.size() + 1; ++i) fs::remove(logs[i].second, error);
-  return absl::StrCat(path_, "/logs/", key.job.substr(key.job.find('/') + 1), "-a", key.attempt, "-r", key.rank, ".log");
+  return absl::StrCat(path_, "/logs/", key.job.substr(key.job.find('/') + 1), "-a", key.attempt, "-r", key.rank,
+                      ".log");
 }
 
 }  // namespace sab::agent

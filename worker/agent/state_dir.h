@@ -32,7 +32,8 @@ class StateDir {
   // `now` in microseconds, or more than any earlier agent's on this folder.
   absl::StatusOr<int64_t> NextIncarnation(absl::Time now);
 
-  // Kills trainers that an earlier agent left and waits until they are gone. Returns those that were running or may have been.
+  // Kills trainers that an earlier agent left and waits until they are gone. Returns those that were running or may
+  // have been.
   std::vector<TrainerKey> EndLeftovers();
   void RecordTrainer(const TrainerKey& key, int pid);
   void ForgetTrainer(const TrainerKey& key);

@@ -30,8 +30,8 @@ absl::Duration FromProto(const google::protobuf::Duration& proto) {
 
 }  // namespace
 
-Synchronizer::Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager, AgentMetrics* metrics,
-                           const Clock* clock, std::function<void()> first_answer)
+Synchronizer::Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager,
+                           AgentMetrics* metrics, const Clock* clock, std::function<void()> first_answer)
     : options_(std::move(options)),
       agents_(agents),
       manager_(manager),
@@ -57,8 +57,9 @@ std::string Synchronizer::WhyNotReady() {
   MutexLock lock(&mutex_);
   const absl::Duration age = clock_->Monotonic() - last_answer_;
   if (age <= lease_) return "";
-  return age == absl::InfiniteDuration() ? last_error_
-                                         : absl::StrCat("the coordinator's last answer is ", absl::FormatDuration(age), " old: ", last_error_);
+  return age == absl::InfiniteDuration()
+             ? last_error_
+             : absl::StrCat("the coordinator's last answer is ", absl::FormatDuration(age), " old: ", last_error_);
 }
 
 v1::SynchronizeRequest Synchronizer::MakeRequest() {

@@ -15,8 +15,9 @@
 
 namespace sab::agent {
 
-// Keeps this worker's state and the coordinator's wishes in step: full state up, desired state down, one call held by the coordinator at
-// any time. A local change sends the next call at once. While the coordinator is away trainers go on and calls are tried again.
+// Keeps this worker's state and the coordinator's wishes in step: full state up, desired state down, one call held by
+// the coordinator at any time. A local change sends the next call at once. While the coordinator is away trainers go on
+// and calls are tried again.
 class Synchronizer {
  public:
   struct Options {
@@ -26,8 +27,8 @@ class Synchronizer {
     std::vector<v1::Slot> slots;
   };
   // All outlive this. `first_answer` is called once, on the thread of Run.
-  Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager, AgentMetrics* metrics, const Clock* clock,
-               std::function<void()> first_answer);
+  Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager, AgentMetrics* metrics,
+               const Clock* clock, std::function<void()> first_answer);
 
   // Works until Stop (OK), or until a newer incarnation has taken over (Aborted).
   absl::Status Run();

@@ -23,7 +23,9 @@ namespace {
 constexpr absl::Duration kFarewell = absl::Seconds(15);
 
 absl::Status Unwanted(const v1::TrainerId& id) {
-  return WithReason(absl::AbortedError(absl::StrCat(rpc::FormatTrainerId(id), " is not wanted on this worker any more; exit")), "STALE_ATTEMPT");
+  return WithReason(
+      absl::AbortedError(absl::StrCat(rpc::FormatTrainerId(id), " is not wanted on this worker any more; exit")),
+      "STALE_ATTEMPT");
 }
 
 double ResidentBytes(int pid) {
@@ -78,7 +80,10 @@ struct TrainerManager::Trainer {
 };
 
 TrainerManager::TrainerManager(Options options, Collaborators collaborators, std::function<void()> changed)
-    : options_(std::move(options)), with_(collaborators), changed_(std::move(changed)), supervisor_(this, options_.stop_grace) {}
+    : options_(std::move(options)),
+      with_(collaborators),
+      changed_(std::move(changed)),
+      supervisor_(this, options_.stop_grace) {}
 
 TrainerManager::~TrainerManager() {
   StopAll("the worker's agent ends");
@@ -121,7 +126,9 @@ v1::TrainerPhase TrainerManager::VisiblePhaseLocked(const Trainer& trainer, std:
   if (trainer.relay == nullptr || trainer.end_phase == v1::TRAINER_PHASE_STOPPED) return trainer.end_phase;
   const bool drained = trainer.relay->IsDrained();
   if (trainer.end_phase == v1::TRAINER_PHASE_FAILED) {
-    return drained || with_.clock->Monotonic() >= trainer.end_visible_at ? v1::TRAINER_PHASE_FAILED : before;
+    const bool waited =
+        with_.clock->Monotonic() >= trainer.end_visible_at || !stopping_all_.empty();  // no later call will tell
+    return drained || waited ? v1::TRAINER_PHASE_FAILED : before;
   }
   if (!drained) return before;
   *failure = trainer.relay->CheckpointError();
@@ -147,7 +154,8 @@ void TrainerManager::Describe(v1::SynchronizeRequest* request) {
     if (failed) status->set_permanent(trainer->permanent);
     const bool end_told = succeeded || failed || status->phase() == v1::TRAINER_PHASE_STOPPED;
     if (end_told && trainer->end_sequence == 0) trainer->end_sequence = request->sequence();
-    if (!trainer->ended && trainer->pid > 0) with_.metrics->SetSlotMemory(trainer->assignment.slot(), ResidentBytes(trainer->pid));
+    if (!trainer->ended && trainer->pid > 0)
+      with_.metrics->SetSlotMemory(trainer->assignment.slot(), ResidentBytes(trainer->pid));
   }
   with_.metrics->SetTrainers(by_phase);
 }
@@ -176,7 +184,8 @@ void TrainerManager::Apply(const v1::SynchronizeResponse& response, int64_t sequ
     ReconcileLocked(&forgotten);
     for (const v1::TrainerAssignment& assignment : desired_) {
       const std::shared_ptr<Trainer> trainer = FindLocked(TrainerKey::Of(assignment.id()));
-      if (trainer == nullptr || trainer->ended || assignment.rendezvous().empty() || assignment.id().rank() == 0) continue;
+      if (trainer == nullptr || trainer->ended || assignment.rendezvous().empty() || assignment.id().rank() == 0)
+        continue;
       trainer->rendezvous = assignment.rendezvous();
       AnswerWaitsLocked(trainer.get(), &answers);
     }
@@ -188,7 +197,8 @@ void TrainerManager::Apply(const v1::SynchronizeResponse& response, int64_t sequ
 void TrainerManager::ReleaseDrained() {
   std::vector<std::shared_ptr<Trainer>> drained;
   MutexLock lock(&mutex_);
-  const auto end = std::stable_partition(draining_.begin(), draining_.end(), [](const auto& trainer) { return !trainer->relay->IsDrained(); });
+  const auto end = std::stable_partition(draining_.begin(), draining_.end(),
+                                         [](const auto& trainer) { return !trainer->relay->IsDrained(); });
   drained.assign(end, draining_.end());
   draining_.erase(end, draining_.end());
   // More than this many only while the coordinator is away: the oldest lines are given up.
@@ -208,7 +218,8 @@ void TrainerManager::ReconcileLocked(std::vector<std::shared_ptr<Trainer>>* forg
     actual.push_back({key, trainer->assignment.slot(), state, trainer->end_answered});
   }
   const std::vector<v1::TrainerAssignment> none;
-  const Actions actions = Reconcile(stopping_all_.empty() ? desired_ : none, actual, static_cast<int32_t>(options_.slots.size()));
+  const Actions actions =
+      Reconcile(stopping_all_.empty() ? desired_ : none, actual, static_cast<int32_t>(options_.slots.size()));
   for (const TrainerKey& key : actions.stop) {
     const std::shared_ptr<Trainer> trainer = FindLocked(key);
     log::Info(absl::StrCat("stopping ", rpc::FormatTrainerId(key.ToId())));
@@ -222,7 +233,8 @@ void TrainerManager::ReconcileLocked(std::vector<std::shared_ptr<Trainer>>* forg
     trainers_.erase(key);
   }
   for (const v1::TrainerAssignment& assignment : actions.refuse) {
-    AddEndedLocked(TrainerKey::Of(assignment.id()), absl::StrCat("slot ", assignment.slot(), " does not exist on this worker"));
+    AddEndedLocked(TrainerKey::Of(assignment.id()),
+                   absl::StrCat("slot ", assignment.slot(), " does not exist on this worker"));
   }
   for (const v1::TrainerAssignment& assignment : actions.start) StartLocked(assignment);
 }
@@ -248,9 +260,13 @@ void TrainerManager::StartLocked(const v1::TrainerAssignment& assignment) {
   trainer->assignment = assignment;
   trainer->rendezvous = assignment.rendezvous();
   trainer->upload = shared_dir_.empty();
-  trainer->checkpoint_parent = CheckpointParent(trainer->upload ? with_.state->path() + "/checkpoints" : shared_dir_, trainer->key.job);
+  trainer->checkpoint_parent =
+      CheckpointParent(trainer->upload ? with_.state->path() + "/checkpoints" : shared_dir_, trainer->key.job);
   trainer->log.open(with_.state->LogPath(trainer->key), std::ios::app);
-  Relay::Options relay{.worker = options_.worker, .key = trainer->key, .checkpoint_parent = trainer->checkpoint_parent, .upload = trainer->upload};
+  Relay::Options relay{.worker = options_.worker,
+                       .key = trainer->key,
+                       .checkpoint_parent = trainer->checkpoint_parent,
+                       .upload = trainer->upload};
   trainer->relay = std::make_unique<Relay>(std::move(relay), with_.agents, with_.metrics, changed_);
   trainer->handle = supervisor_.Start(SpecOf(*trainer));
   trainers_[trainer->key] = trainer;
@@ -261,7 +277,8 @@ void TrainerManager::StartLocked(const v1::TrainerAssignment& assignment) {
   } else {
     trainer->prepared = true;
   }
-  log::Info(absl::StrCat("starting ", rpc::FormatTrainerId(assignment.id()), " of ", assignment.world_size(), " on slot ", assignment.slot()));
+  log::Info(absl::StrCat("starting ", rpc::FormatTrainerId(assignment.id()), " of ", assignment.world_size(),
+                         " on slot ", assignment.slot()));
 }
 
 ProcessSpec TrainerManager::SpecOf(const Trainer& trainer) const {
@@ -277,7 +294,8 @@ ProcessSpec TrainerManager::SpecOf(const Trainer& trainer) const {
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string text = *entry;
     const std::string key = text.substr(0, text.find('=') + 1);
-    const bool replaced = std::any_of(added.begin(), added.end(), [&](const std::string& other) { return absl::StartsWith(other, key); });
+    const bool replaced =
+        std::any_of(added.begin(), added.end(), [&](const std::string& other) { return absl::StartsWith(other, key); });
     if (!replaced) spec.environment.push_back(text);
   }
   spec.environment.insert(spec.environment.end(), added.begin(), added.end());
@@ -288,9 +306,11 @@ void TrainerManager::Prepare(Trainer* trainer) {
   const v1::Checkpoint& checkpoint = trainer->assignment.resume_from();
   const auto count = [this](int64_t bytes) { with_.metrics->downloaded_bytes.Increment(static_cast<double>(bytes)); };
   const absl::StatusOr<std::string> folder =
-      trainer->upload ? FetchCheckpoint(with_.checkpoints, checkpoint, trainer->checkpoint_parent, &trainer->cancellation, count)
-                      : FindSharedCheckpoint(checkpoint, trainer->checkpoint_parent);
-  if (!folder.ok()) log::Error(absl::StrCat(rpc::FormatTrainerId(trainer->key.ToId()), ": ", folder.status().ToString()));
+      trainer->upload
+          ? FetchCheckpoint(with_.checkpoints, checkpoint, trainer->checkpoint_parent, &trainer->cancellation, count)
+          : FindSharedCheckpoint(checkpoint, trainer->checkpoint_parent);
+  if (!folder.ok())
+    log::Error(absl::StrCat(rpc::FormatTrainerId(trainer->key.ToId()), ": ", folder.status().ToString()));
   Answers answers;
   {
     MutexLock lock(&mutex_);
@@ -393,9 +413,10 @@ void TrainerManager::AnswerWaitsLocked(Trainer* trainer, Answers* answers) {
       continue;
     }
     if (wait.assignment != nullptr) {
-      absl::StatusOr<v1::GetAssignmentResponse> result = unwanted                     ? Unwanted(trainer->key.ToId())
-                                                         : !trainer->preparation.ok() ? trainer->preparation
-                                                                                      : absl::StatusOr<v1::GetAssignmentResponse>(AssignmentLocked(*trainer));
+      absl::StatusOr<v1::GetAssignmentResponse> result =
+          unwanted                     ? Unwanted(trainer->key.ToId())
+          : !trainer->preparation.ok() ? trainer->preparation
+                                       : absl::StatusOr<v1::GetAssignmentResponse>(AssignmentLocked(*trainer));
       answers->push_back([answer = std::move(wait.assignment), result = std::move(result)] { answer(result); });
     } else {
       absl::StatusOr<std::string> result = trainer->rendezvous;
@@ -491,7 +512,8 @@ absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& req
     const int slot = trainer->assignment.slot();
     with_.metrics->SetSlotStep(slot, trainer->step);
     for (const v1::MetricPoint& point : request.points()) {
-      if (point.split() == "train" && point.name() == "loss" && std::isfinite(point.value())) with_.metrics->SetSlotLoss(slot, point.value());
+      if (point.split() == "train" && point.name() == "loss" && std::isfinite(point.value()))
+        with_.metrics->SetSlotLoss(slot, point.value());
     }
     trainer->relay->AddPoints(request.points(), request.step());
     if (request.phase() == v1::TRAINER_PHASE_SUCCEEDED) trainer->stop_reason = request.stop_reason();
@@ -510,7 +532,8 @@ absl::Status TrainerManager::PublishCheckpoint(const v1::PublishCheckpointReques
   MutexLock lock(&mutex_);
   SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(request.id()));
   if (!absl::StartsWith(request.checkpoint().name(), trainer->key.job + "/checkpoints/")) {
-    return absl::InvalidArgumentError(absl::StrCat("checkpoint.name: must belong to ", trainer->key.job, ", got \"", request.checkpoint().name(), "\""));
+    return absl::InvalidArgumentError(absl::StrCat("checkpoint.name: must belong to ", trainer->key.job, ", got \"",
+                                                   request.checkpoint().name(), "\""));
   }
   trainer->relay->AddCheckpoint(request.checkpoint());
   return absl::OkStatus();

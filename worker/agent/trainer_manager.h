@@ -23,10 +23,11 @@ namespace sab::agent {
 
 // The trainers of this worker: makes them match what the coordinator wants, and answers what they ask.
 //
-// A trainer is started with its slot free, lives as one process, and ends once: SUCCEEDED (it said so, and all it reported has been passed on),
-// STOPPED (it was not wanted any more) or FAILED. Until its process has been reaped and, for SUCCEEDED, its relay is empty, it is reported as before.
-// It is forgotten when the coordinator has answered a call that carried its end and does not want it any more.
-// Thread-safe. Never blocks on RPCs or processes under its lock; answers and the listener are called without it.
+// A trainer is started with its slot free, lives as one process, and ends once: SUCCEEDED (it said so, and all it
+// reported has been passed on), STOPPED (it was not wanted any more) or FAILED. Until its process has been reaped and,
+// for SUCCEEDED, its relay is empty, it is reported as before. It is forgotten when the coordinator has answered a call
+// that carried its end and does not want it any more. Thread-safe. Never blocks on RPCs or processes under its lock;
+// answers and the listener are called without it.
 class TrainerManager : public ProcessEvents {
  public:
   struct Options {
@@ -36,7 +37,8 @@ class TrainerManager : public ProcessEvents {
     std::string trainer_path;
     std::string socket;  // "unix:PATH" of TrainerService
     absl::Duration stop_grace = absl::Seconds(5);
-    absl::Duration failure_delay = absl::Milliseconds(500);  // for the last figures of a failed trainer to arrive before its end
+    absl::Duration failure_delay =
+        absl::Milliseconds(500);  // for the last figures of a failed trainer to arrive before its end
   };
   struct Collaborators {  // all outlive the manager
     StateDir* state = nullptr;
@@ -95,11 +97,13 @@ class TrainerManager : public ProcessEvents {
   void AddEndedLocked(const TrainerKey& key, const std::string& failure) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   ProcessSpec SpecOf(const Trainer& trainer) const;
   void Prepare(Trainer* trainer);
-  v1::TrainerPhase VisiblePhaseLocked(const Trainer& trainer, std::string* failure) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::TrainerPhase VisiblePhaseLocked(const Trainer& trainer, std::string* failure)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   v1::GetAssignmentResponse AssignmentLocked(const Trainer& trainer) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Answers the waits of `trainer` that can be answered now.
   void AnswerWaitsLocked(Trainer* trainer, Answers* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void SetRendezvousLocked(const TrainerKey& of_rank0, const std::string& rendezvous, Answers* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetRendezvousLocked(const TrainerKey& of_rank0, const std::string& rendezvous, Answers* answers)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleaseDrained();
 
   const Options options_;
@@ -114,8 +118,9 @@ class TrainerManager : public ProcessEvents {
   int64_t next_token_ ABSL_GUARDED_BY(mutex_) = 1;
   std::vector<v1::TrainerAssignment> desired_ ABSL_GUARDED_BY(mutex_);
   std::string shared_dir_ ABSL_GUARDED_BY(mutex_);
-  std::string stopping_all_ ABSL_GUARDED_BY(mutex_);                       // why; "" while running
-  std::vector<std::shared_ptr<Trainer>> draining_ ABSL_GUARDED_BY(mutex_);  // forgotten, but their last lines are on the way
+  std::string stopping_all_ ABSL_GUARDED_BY(mutex_);  // why; "" while running
+  std::vector<std::shared_ptr<Trainer>> draining_
+      ABSL_GUARDED_BY(mutex_);  // forgotten, but their last lines are on the way
 
   ProcessSupervisor supervisor_;  // last: its thread calls into all of the above
 };

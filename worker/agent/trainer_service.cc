@@ -35,8 +35,10 @@ class WaitReactor : public grpc::ServerUnaryReactor {
 
 }  // namespace
 
-// In both waiting calls the reactor outlives the call of SetToken: gRPC lets it go only after this function has returned it.
-grpc::ServerUnaryReactor* TrainerServiceImpl::GetAssignment(grpc::CallbackServerContext*, const v1::GetAssignmentRequest* request,
+// In both waiting calls the reactor outlives the call of SetToken: gRPC lets it go only after this function has
+// returned it.
+grpc::ServerUnaryReactor* TrainerServiceImpl::GetAssignment(grpc::CallbackServerContext*,
+                                                            const v1::GetAssignmentRequest* request,
                                                             v1::GetAssignmentResponse* response) {
   auto* reactor = new WaitReactor(manager_);
   reactor->SetToken(manager_->GetAssignment(request->id(), [=](absl::StatusOr<v1::GetAssignmentResponse> answer) {
@@ -46,7 +48,8 @@ grpc::ServerUnaryReactor* TrainerServiceImpl::GetAssignment(grpc::CallbackServer
   return reactor;
 }
 
-grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitRendezvous(grpc::CallbackServerContext*, const v1::AwaitRendezvousRequest* request,
+grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitRendezvous(grpc::CallbackServerContext*,
+                                                              const v1::AwaitRendezvousRequest* request,
                                                               v1::AwaitRendezvousResponse* response) {
   auto* reactor = new WaitReactor(manager_);
   reactor->SetToken(manager_->AwaitRendezvous(request->id(), [=](absl::StatusOr<std::string> answer) {
@@ -56,17 +59,20 @@ grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitRendezvous(grpc::CallbackServ
   return reactor;
 }
 
-grpc::ServerUnaryReactor* TrainerServiceImpl::PublishRendezvous(grpc::CallbackServerContext* context, const v1::PublishRendezvousRequest* request,
+grpc::ServerUnaryReactor* TrainerServiceImpl::PublishRendezvous(grpc::CallbackServerContext* context,
+                                                                const v1::PublishRendezvousRequest* request,
                                                                 v1::PublishRendezvousResponse*) {
   return Answer(context, manager_->PublishRendezvous(request->id(), request->rendezvous()));
 }
 
-grpc::ServerUnaryReactor* TrainerServiceImpl::ReportProgress(grpc::CallbackServerContext* context, const v1::ReportProgressRequest* request,
+grpc::ServerUnaryReactor* TrainerServiceImpl::ReportProgress(grpc::CallbackServerContext* context,
+                                                             const v1::ReportProgressRequest* request,
                                                              v1::ReportProgressResponse*) {
   return Answer(context, manager_->ReportProgress(*request));
 }
 
-grpc::ServerUnaryReactor* TrainerServiceImpl::PublishCheckpoint(grpc::CallbackServerContext* context, const v1::PublishCheckpointRequest* request,
+grpc::ServerUnaryReactor* TrainerServiceImpl::PublishCheckpoint(grpc::CallbackServerContext* context,
+                                                                const v1::PublishCheckpointRequest* request,
                                                                 v1::PublishCheckpointResponse*) {
   return Answer(context, manager_->PublishCheckpoint(*request));
 }

@@ -13,13 +13,17 @@ class TrainerServiceImpl final : public v1::TrainerService::CallbackService {
 
   grpc::ServerUnaryReactor* GetAssignment(grpc::CallbackServerContext* context, const v1::GetAssignmentRequest* request,
                                           v1::GetAssignmentResponse* response) override;
-  grpc::ServerUnaryReactor* PublishRendezvous(grpc::CallbackServerContext* context, const v1::PublishRendezvousRequest* request,
+  grpc::ServerUnaryReactor* PublishRendezvous(grpc::CallbackServerContext* context,
+                                              const v1::PublishRendezvousRequest* request,
                                               v1::PublishRendezvousResponse* response) override;
-  grpc::ServerUnaryReactor* AwaitRendezvous(grpc::CallbackServerContext* context, const v1::AwaitRendezvousRequest* request,
+  grpc::ServerUnaryReactor* AwaitRendezvous(grpc::CallbackServerContext* context,
+                                            const v1::AwaitRendezvousRequest* request,
                                             v1::AwaitRendezvousResponse* response) override;
-  grpc::ServerUnaryReactor* ReportProgress(grpc::CallbackServerContext* context, const v1::ReportProgressRequest* request,
+  grpc::ServerUnaryReactor* ReportProgress(grpc::CallbackServerContext* context,
+                                           const v1::ReportProgressRequest* request,
                                            v1::ReportProgressResponse* response) override;
-  grpc::ServerUnaryReactor* PublishCheckpoint(grpc::CallbackServerContext* context, const v1::PublishCheckpointRequest* request,
+  grpc::ServerUnaryReactor* PublishCheckpoint(grpc::CallbackServerContext* context,
+                                              const v1::PublishCheckpointRequest* request,
                                               v1::PublishCheckpointResponse* response) override;
 
  private:

@@ -12,8 +12,12 @@
 
 namespace sab::agent {
 
-FakeCoordinator::FakeCoordinator() { Listen("127.0.0.1:0"); }
-FakeCoordinator::~FakeCoordinator() { GoAway(); }
+FakeCoordinator::FakeCoordinator() {
+  Listen("127.0.0.1:0");
+}
+FakeCoordinator::~FakeCoordinator() {
+  GoAway();
+}
 
 void FakeCoordinator::Listen(const std::string& address) {
   grpc::ServerBuilder builder;
@@ -83,7 +87,8 @@ grpc::Status FakeCoordinator::Planned(const std::string& method) {
   return it->second.first;
 }
 
-v1::SynchronizeRequest FakeCoordinator::WaitForRequest(const std::function<bool(const v1::SynchronizeRequest&)>& holds) {
+v1::SynchronizeRequest FakeCoordinator::WaitForRequest(
+    const std::function<bool(const v1::SynchronizeRequest&)>& holds) {
   MutexLock lock(&mutex_);
   while (!holds(last_)) changed_.Wait(&mutex_);
   return last_;
@@ -132,16 +137,18 @@ std::map<std::string, std::string> FakeCoordinator::uploaded() {
   return uploaded_;
 }
 
-grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext*, const v1::SynchronizeRequest* request, v1::SynchronizeResponse* response) {
+grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext*, const v1::SynchronizeRequest* request,
+                                          v1::SynchronizeResponse* response) {
   MutexLock lock(&mutex_);
   if (request->incarnation() <= aborted_) return grpc::Status(grpc::StatusCode::ABORTED, "a newer agent has called");
   const bool newest = request->incarnation() > last_.incarnation() || request->sequence() > last_.sequence();
   if (newest) last_ = *request;
   changed_.NotifyAll();
-  const absl::Duration hold = absl::Seconds(request->max_hold().seconds()) + absl::Nanoseconds(request->max_hold().nanos());
+  const absl::Duration hold =
+      absl::Seconds(request->max_hold().seconds()) + absl::Nanoseconds(request->max_hold().nanos());
   const absl::Time until = absl::Now() + hold;
-  while (!away_ && request->known_version() == version_ && last_.sequence() == request->sequence() && absl::Now() < until &&
-         request->incarnation() > aborted_) {
+  while (!away_ && request->known_version() == version_ && last_.sequence() == request->sequence() &&
+         absl::Now() < until && request->incarnation() > aborted_) {
     changed_.WaitFor(&mutex_, until - absl::Now());
   }
   if (request->incarnation() <= aborted_) return grpc::Status(grpc::StatusCode::ABORTED, "a newer agent has called");
@@ -153,7 +160,8 @@ grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext*, const v1::Synchr
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request, v1::ReportMetricsResponse*) {
+grpc::Status FakeCoordinator::ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request,
+                                            v1::ReportMetricsResponse*) {
   if (grpc::Status planned = Planned("ReportMetrics"); !planned.ok()) return planned;
   MutexLock lock(&mutex_);
   batches_.push_back(*request);
@@ -161,7 +169,8 @@ grpc::Status FakeCoordinator::ReportMetrics(grpc::ServerContext*, const v1::Repo
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest* request, v1::ReportLogsResponse*) {
+grpc::Status FakeCoordinator::ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest* request,
+                                         v1::ReportLogsResponse*) {
   if (grpc::Status planned = Planned("ReportLogs"); !planned.ok()) return planned;
   MutexLock lock(&mutex_);
   for (const auto& line : request->lines()) lines_.push_back(line.text());
@@ -169,7 +178,8 @@ grpc::Status FakeCoordinator::ReportLogs(grpc::ServerContext*, const v1::ReportL
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest* request, v1::RecordCheckpointResponse*) {
+grpc::Status FakeCoordinator::RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest* request,
+                                               v1::RecordCheckpointResponse*) {
   if (grpc::Status planned = Planned("RecordCheckpoint"); !planned.ok()) return planned;
   MutexLock lock(&mutex_);
   recorded_.push_back(request->checkpoint());
@@ -177,19 +187,23 @@ grpc::Status FakeCoordinator::RecordCheckpoint(grpc::ServerContext*, const v1::R
   return grpc::Status::OK;
 }
 
-grpc::Status FakeCoordinator::UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadCheckpointRequest>* reader,
+grpc::Status FakeCoordinator::UploadCheckpoint(grpc::ServerContext*,
+                                               grpc::ServerReader<v1::UploadCheckpointRequest>* reader,
                                                v1::UploadCheckpointResponse*) {
   if (grpc::Status planned = Planned("UploadCheckpoint"); !planned.ok()) return planned;
   v1::UploadCheckpointRequest message;
-  if (!reader->Read(&message) || !message.has_header()) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no header");
+  if (!reader->Read(&message) || !message.has_header())
+    return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no header");
   const v1::UploadCheckpointHeader header = message.header();
   std::string content;
   while (reader->Read(&message)) {
-    const auto crc = crc32(0, reinterpret_cast<const Bytef*>(message.data().data()), static_cast<uInt>(message.data().size()));
+    const auto crc =
+        crc32(0, reinterpret_cast<const Bytef*>(message.data().data()), static_cast<uInt>(message.data().size()));
     if (crc != message.crc32()) return grpc::Status(grpc::StatusCode::DATA_LOSS, "a chunk is damaged");
     content += message.data();
   }
-  if (Sha256(content) != header.file().sha256()) return grpc::Status(grpc::StatusCode::DATA_LOSS, "the digest is wrong");
+  if (Sha256(content) != header.file().sha256())
+    return grpc::Status(grpc::StatusCode::DATA_LOSS, "the digest is wrong");
   MutexLock lock(&mutex_);
   uploaded_[absl::StrCat(header.checkpoint(), "/", header.file().path())] = content;
   return grpc::Status::OK;
@@ -201,7 +215,8 @@ grpc::Status FakeCoordinator::DownloadCheckpoint(grpc::ServerContext*, const v1:
   bool first = false;
   {
     MutexLock lock(&mutex_);
-    path = absl::StrCat(served_folder_, "/", request->name().substr(request->name().rfind('/') + 1), "/", request->path());
+    path =
+        absl::StrCat(served_folder_, "/", request->name().substr(request->name().rfind('/') + 1), "/", request->path());
     first = downloads_[path]++ == 0;
   }
   const auto content = ReadFile(path);
@@ -211,7 +226,8 @@ grpc::Status FakeCoordinator::DownloadCheckpoint(grpc::ServerContext*, const v1:
   v1::DownloadCheckpointResponse message;
   message.set_offset(request->offset());
   message.set_data(rest);
-  message.set_crc32(static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(rest.data()), static_cast<uInt>(rest.size()))));
+  message.set_crc32(
+      static_cast<uint32_t>(crc32(0, reinterpret_cast<const Bytef*>(rest.data()), static_cast<uInt>(rest.size()))));
   writer->Write(message);
   return first ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "cut off") : grpc::Status::OK;
 }

@@ -14,7 +14,8 @@
 
 namespace sab::agent {
 
-// The coordinator's side of AgentService, told by a test what to want and what to answer. Remembers all it hears. Thread-safe.
+// The coordinator's side of AgentService, told by a test what to want and what to answer. Remembers all it hears.
+// Thread-safe.
 class FakeCoordinator : public v1::AgentService::Service, public v1::CheckpointService::Service {
  public:
   // Listens on a free port of loopback.
@@ -45,14 +46,19 @@ class FakeCoordinator : public v1::AgentService::Service, public v1::CheckpointS
   std::vector<v1::Checkpoint> recorded();
   // Content of an uploaded file, by "CHECKPOINT/path".
   std::map<std::string, std::string> uploaded();
-  // What DownloadCheckpoint serves: files below this folder by the checkpoint's id. The first call of each file breaks off in the middle.
+  // What DownloadCheckpoint serves: files below this folder by the checkpoint's id. The first call of each file breaks
+  // off in the middle.
   void ServeCheckpointsFrom(const std::string& folder);
 
-  grpc::Status Synchronize(grpc::ServerContext* context, const v1::SynchronizeRequest* request, v1::SynchronizeResponse* response) override;
-  grpc::Status ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request, v1::ReportMetricsResponse*) override;
+  grpc::Status Synchronize(grpc::ServerContext* context, const v1::SynchronizeRequest* request,
+                           v1::SynchronizeResponse* response) override;
+  grpc::Status ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request,
+                             v1::ReportMetricsResponse*) override;
   grpc::Status ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest* request, v1::ReportLogsResponse*) override;
-  grpc::Status RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest* request, v1::RecordCheckpointResponse*) override;
-  grpc::Status UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadCheckpointRequest>* reader, v1::UploadCheckpointResponse*) override;
+  grpc::Status RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest* request,
+                                v1::RecordCheckpointResponse*) override;
+  grpc::Status UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadCheckpointRequest>* reader,
+                                v1::UploadCheckpointResponse*) override;
   grpc::Status DownloadCheckpoint(grpc::ServerContext*, const v1::DownloadCheckpointRequest* request,
                                   grpc::ServerWriter<v1::DownloadCheckpointResponse>* writer) override;
 

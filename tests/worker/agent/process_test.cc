@@ -63,7 +63,9 @@ class Recorder : public ProcessEvents {
   std::map<int64_t, ProcessEnd> ends_;
 };
 
-ProcessSpec Shell(const std::string& script) { return {{"/bin/sh", "-c", script}, {"PATH=/bin:/usr/bin", "X=from the agent"}}; }
+ProcessSpec Shell(const std::string& script) {
+  return {{"/bin/sh", "-c", script}, {"PATH=/bin:/usr/bin", "X=from the agent"}};
+}
 
 class ProcessTest : public ::testing::Test {
  protected:
@@ -106,7 +108,8 @@ TEST_F(ProcessTest, AProgramThatDoesNotExistSaysSo) {
 }
 
 TEST_F(ProcessTest, StopAsksFirst) {
-  const int64_t handle = supervisor_.Start(Shell("trap 'echo leaving; exit 7' TERM; echo ready; while :; do sleep 0.01; done"));
+  const int64_t handle =
+      supervisor_.Start(Shell("trap 'echo leaving; exit 7' TERM; echo ready; while :; do sleep 0.01; done"));
   recorder_.WaitForLines(handle, 1);
   supervisor_.Stop(handle);
   const ProcessEnd end = recorder_.WaitForEnd(handle);
@@ -172,7 +175,9 @@ TEST_F(ProcessTest, LongLinesAreCutAndBadBytesReplaced) {
   const auto lines = recorder_.Lines(handle);
   ASSERT_EQ(lines.size(), 2);
   EXPECT_EQ(lines[0].size(), 8192);
-  EXPECT_EQ(lines[1], "a\xEF\xBF\xBD" "b");
+  EXPECT_EQ(lines[1],
+            "a\xEF\xBF\xBD"
+            "b");
 }
 
 TEST_F(ProcessTest, ManyProcessesAtOnceAllEnd) {

@@ -22,7 +22,10 @@ const TrainerKey kKey{"jobs/j", 1, 0};
 class RelayTest : public ::testing::Test {
  protected:
   void Start(bool upload = false) {
-    Relay::Options options{.worker = "workers/w", .key = kKey, .checkpoint_parent = dir_.path(), .upload = upload,
+    Relay::Options options{.worker = "workers/w",
+                           .key = kKey,
+                           .checkpoint_parent = dir_.path(),
+                           .upload = upload,
                            .batch_interval = absl::ZeroDuration()};
     relay_ = std::make_unique<Relay>(options, stub_.get(), &metrics_, [this] {
       MutexLock lock(&mutex_);

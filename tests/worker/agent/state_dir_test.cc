@@ -107,7 +107,8 @@ TEST(StateDirTest, OnlyTheNewestLogsAreKept) {
     const std::string path = state->LogPath({absl::StrCat("jobs/j", i), 1, 0});
     std::ofstream(path) << "x\n";
   }
-  const auto count = std::distance(std::filesystem::directory_iterator(dir.path() + "/logs"), std::filesystem::directory_iterator());
+  const auto count =
+      std::distance(std::filesystem::directory_iterator(dir.path() + "/logs"), std::filesystem::directory_iterator());
   EXPECT_EQ(count, 200);
   EXPECT_TRUE(std::filesystem::exists(dir.path() + "/logs/j249-a1-r0.log"));
 }

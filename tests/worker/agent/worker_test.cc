@@ -31,9 +31,10 @@ class WorkerTest : public ::testing::Test {
     const std::string count = absl::StrCat(slots);
     worker_ = fork();
     if (worker_ == 0) {
-      execl(SAB_WORKER, SAB_WORKER, "--coordinator", coordinator_.address().c_str(), "--state-dir", state_.c_str(), "--slots", count.c_str(),
-            "--device", "cpu", "--trainer", SAB_FAKE_TRAINER, "--metrics-listen", "127.0.0.1:0", "--metrics-address-file", metrics_file_.c_str(),
-            "--ready-file", ready_file_.c_str(), nullptr);
+      execl(SAB_WORKER, SAB_WORKER, "--coordinator", coordinator_.address().c_str(), "--state-dir", state_.c_str(),
+            "--slots", count.c_str(), "--device", "cpu", "--trainer", SAB_FAKE_TRAINER, "--metrics-listen",
+            "127.0.0.1:0", "--metrics-address-file", metrics_file_.c_str(), "--ready-file", ready_file_.c_str(),
+            nullptr);
       _exit(127);
     }
   }
@@ -49,7 +50,8 @@ class WorkerTest : public ::testing::Test {
     return status;
   }
 
-  static v1::TrainerAssignment Assignment(const TrainerKey& key, int64_t steps, std::map<std::string, std::string> settings = {}) {
+  static v1::TrainerAssignment Assignment(const TrainerKey& key, int64_t steps,
+                                          std::map<std::string, std::string> settings = {}) {
     v1::TrainerAssignment assignment;
     *assignment.mutable_id() = key.ToId();
     assignment.set_world_size(1);
@@ -90,7 +92,8 @@ TEST_F(WorkerTest, ATrainerSucceedsOnlyAfterAllItReportedHasArrived) {
   EXPECT_EQ(status.stop_reason(), "steps");
   ASSERT_EQ(coordinator_.recorded().size(), 3);  // 20, 40 and the end
   EXPECT_EQ(coordinator_.recorded()[2].step(), 50);
-  EXPECT_TRUE(VerifyCheckpoint(CheckpointParent(dir_.path() + "/shared", "jobs/j") + "/" + MakeCheckpointId(50, 1)).ok());
+  EXPECT_TRUE(
+      VerifyCheckpoint(CheckpointParent(dir_.path() + "/shared", "jobs/j") + "/" + MakeCheckpointId(50, 1)).ok());
   EXPECT_EQ(coordinator_.points().back().step(), 50);
   EXPECT_THAT(coordinator_.lines(), Contains(HasSubstr("trains to step 50")));
 }
@@ -171,7 +174,8 @@ TEST_F(WorkerTest, WithoutASharedFolderItUploadsAndResumesFromADownload) {
   const std::string served = dir_.path() + "/served/" + MakeCheckpointId(40, 1);
   std::filesystem::create_directories(served);
   for (const auto& [name, content] : coordinator_.uploaded()) {
-    if (name.rfind(checkpoint.name(), 0) == 0) ASSERT_TRUE(WriteFileDurably(served + name.substr(name.rfind('/')), content).ok());
+    if (name.rfind(checkpoint.name(), 0) != 0) continue;
+    ASSERT_TRUE(WriteFileDurably(served + name.substr(name.rfind('/')), content).ok());
   }
   coordinator_.ServeCheckpointsFrom(dir_.path() + "/served");
   std::filesystem::remove_all(state_ + "/checkpoints/jobs");  // as another worker, which has nothing yet
