@@ -32,7 +32,7 @@ FROM ${BASE} AS runtime
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
       libgrpc++1.51 libgrpc29 libprotobuf32 libabsl20220623 libspdlog1.10 libprometheus-cpp-core1.0 libcivetweb1 libssl3 zlib1g \
       curl tini \
- && rm -rf /var/lib/apt/lists/* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
  && useradd --system --uid 10001 --create-home --home-dir /var/lib/sab sab \
  && mkdir -p /var/lib/sab/state /var/lib/sab/checkpoints && chown -R sab:sab /var/lib/sab
 USER sab
@@ -43,7 +43,7 @@ ENTRYPOINT ["/usr/bin/tini", "--"]
 FROM runtime AS coordinator
 USER root
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libsqlite3-0 libyaml-cpp0.7 sqlite3 \
- && rm -rf /var/lib/apt/lists/*
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 USER sab
 COPY --from=build /opt/sab/bin/sab-coordinator /opt/sab/bin/sabctl /usr/local/bin/
 RUN for program in /usr/local/bin/sab*; do ! ldd "$program" | grep "not found" || exit 1; done
