@@ -94,8 +94,9 @@ void MultiplyPacked(const T* a, int64_t lda, int64_t rows, const Panels<T>& b, T
   for (int64_t j = 0; j < b.columns; j += kPanel<T>) {
     const int64_t width = Smaller(kPanel<T>, b.columns - j);
     const T* const panel = b.data + j * b.packed_depth;
-    for (int64_t r = 0; r < rows; r += kTileRows) {
-      const int64_t count = Smaller<int64_t>(kTileRows, rows - r);
+    for (int64_t r = 0, count = 0; r < rows; r += count) {
+      const int64_t tiles = (rows - r + kTileRows - 1) / kTileRows;
+      count = (rows - r + tiles - 1) / tiles;  // of even height: a low tile waits for its own sums
       TileFor<T>(count, width)(a + r * lda, lda, 1, panel, b.depth, c + r * b.columns + j, b.columns, accumulate);
     }
   }

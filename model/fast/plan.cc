@@ -37,7 +37,8 @@ void SetRows(int64_t rows, Plan* p) {
   }
 }
 
-int64_t RowsPerBlock(int64_t rows, int64_t hidden) { return std::min<int64_t>(rows, hidden <= 256 ? 16 : 32); }
+// Eight rows fill a tile of the matrix products; more were no faster and take more memory. A small batch makes two blocks.
+int64_t RowsPerBlock(int64_t rows) { return std::min<int64_t>(8, (rows + 1) / 2); }
 
 template <class T>
 void TakeSteps(const Plan& p, Arena& arena, Workspace<T>* w) {
@@ -134,7 +135,7 @@ Plan MakePlan(const ModelConfig& config, const TaskShape& shape, int64_t rows, i
   p.backward = backward;
   if (p.recalls()) p.memories = 1 + steps / config.k_att;
   if (config.kind == Kind::kAttention) p.memories = steps;
-  for (int64_t block = RowsPerBlock(rows, p.hidden); block > 0; block /= 2) {
+  for (int64_t block = RowsPerBlock(rows); block > 0; block /= 2) {
     SetRows(block, &p);
     if (LayOutWorkspace<float>(p, nullptr).bytes <= kLargestBytes) break;
   }

@@ -52,7 +52,7 @@ TEST(Footprint, AnEvaluationOfAnLstmDoesNotDependOnTheLength) {
 
 TEST(Plan, DividesABatchIntoTheSameBlocksWhateverTheThreads) {
   const Plan plan = MakePlan({}, {}, 64, 120, true);
-  EXPECT_EQ(plan.rows, 16);
+  EXPECT_EQ(plan.rows, 8);
   EXPECT_FALSE(plan.recompute);
 }
 
