@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -33,6 +34,17 @@ double ResidentBytes(int pid) {
   double total = 0, resident = 0;
   file >> total >> resident;
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+// What a trainer that died while it wrote a checkpoint has left. Only rank 0 writes, and names carry the attempt.
+void RemoveUnfinishedCheckpoints(const std::string& parent, const TrainerKey& key) {
+  if (key.rank != 0) return;
+  const std::string mark = absl::StrCat("-a", key.attempt, ".tmp-");
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name[0] == '.' && absl::StrContains(name, mark)) std::filesystem::remove_all(entry.path(), error);
+  }
 }
 
 std::string OutcomeWord(v1::TrainerPhase phase) {
@@ -359,6 +371,7 @@ void TrainerManager::OnEnd(int64_t handle, const ProcessEnd& end) {
   with_.state->ForgetTrainer(trainer->key);
   trainer->log.close();
   trainer->cancellation.Cancel();
+  RemoveUnfinishedCheckpoints(trainer->checkpoint_parent, trainer->key);
   std::vector<std::shared_ptr<Trainer>> forgotten;
   Answers answers;
   trainer->relay->Finish();

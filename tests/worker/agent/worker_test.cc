@@ -257,6 +257,20 @@ TEST_F(WorkerTest, IsNotReadyWithoutACoordinatorAndSaysWhy) {
   EXPECT_FALSE(std::filesystem::exists(ready_file_));
 }
 
+TEST_F(WorkerTest, AnUnfinishedCheckpointGoesWithTheTrainerThatWroteIt) {
+  const std::string parent = CheckpointParent(dir_.path(), "jobs/j");
+  coordinator_.SetCheckpointDir(dir_.path());
+  coordinator_.SetDesired({Assignment(key_, 1'000'000)});
+  StartWorker();
+  coordinator_.WaitForPhase(key_, v1::TRAINER_PHASE_TRAINING);
+  std::filesystem::create_directories(parent + "/.000000000999-a1.tmp-77");
+  std::filesystem::create_directories(parent + "/.000000000999-a2.tmp-77");
+  coordinator_.SetDesired({});
+  coordinator_.WaitForPhase(key_, v1::TRAINER_PHASE_STOPPED);
+  EXPECT_FALSE(std::filesystem::exists(parent + "/.000000000999-a1.tmp-77"));
+  EXPECT_TRUE(std::filesystem::exists(parent + "/.000000000999-a2.tmp-77"));
+}
+
 TEST_F(WorkerTest, ALongStateFolderIsNoObstacleForTheSocket) {
   state_ = absl::StrCat(dir_.path(), "/", std::string(200, 's'));
   coordinator_.SetDesired({Assignment(key_, 3)});
