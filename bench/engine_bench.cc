@@ -2,8 +2,9 @@
 //
 //   bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [ENGINE]
 //   bench_engine profile SYSTEM STEPS HIDDEN BATCH      the parts of a step on one thread, and this machine's ceilings
-// Reads lines from standard input: `step` runs one training step and answers with its milliseconds; at the end of the input it
-// answers with the peak of resident memory above what it was before the first step, and the predicted one, in bytes.
+// Reads lines from standard input: `step` runs one training step and answers with its milliseconds; at the end of the
+// input it answers with the peak of resident memory above what it was before the first step, and the predicted one, in
+// bytes.
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
@@ -72,7 +73,8 @@ double Seconds(const std::function<void()>& work, int repeats) {
   return best;
 }
 
-// Multiply-adds a second of the library's large matrix product, and tanh a second of our own loop in the first-level cache.
+// Multiply-adds a second of the library's large matrix product, and tanh a second of our own loop in the first-level
+// cache.
 double ProductCeiling() {
   const at::Tensor a = at::rand({1024, 1024}), b = at::rand({1024, 1024});
   return 1024.0 * 1024 * 1024 / Seconds([&] { at::mm(a, b); }, 10);
@@ -81,7 +83,12 @@ double ProductCeiling() {
 double TanhCeiling() {
   std::vector<float> x(2048, 0.5f), y(2048);
   const auto& kernels = sab::model::fast::BestKernels<float>();
-  return 2048.0 * 100 / Seconds([&] { for (int i = 0; i < 100; ++i) kernels.apply(1, x.data(), y.data(), 2048); }, 10);
+  return 2048.0 * 100 /
+         Seconds(
+             [&] {
+               for (int i = 0; i < 100; ++i) kernels.apply(1, x.data(), y.data(), 2048);
+             },
+             10);
 }
 
 // Multiply-adds in matrix products of one training step, and terms w tanh(k + q) of its scores.
@@ -95,8 +102,7 @@ Work WorkOf(const ModelConfig& config, const TaskShape& shape, int64_t rows, int
   const bool attends = config.kind != sab::model::Kind::kLstm;
   double per_step = 3 * (4 * h * h) + 3 * h * static_cast<double>(shape.outputs) * (attends ? 2 : 1);
   if (config.k_trunc > 0) per_step -= 4 * h * h / static_cast<double>(config.k_trunc);
-  const bool keys = config.kind == sab::model::Kind::kAttention ||
-                    (attends && config.score == sab::model::Score::kMlp);
+  const bool keys = config.kind == sab::model::Kind::kAttention || (attends && config.score == sab::model::Score::kMlp);
   const double writes = config.kind == sab::model::Kind::kAttention ? 1 : 1.0 / static_cast<double>(config.k_att);
   if (keys) per_step += 3 * h * h * (1 + writes);
   return {row_steps * per_step, keys ? row_steps * static_cast<double>(steps) / 2 * writes * h : 0};
@@ -114,12 +120,14 @@ int Profile(int argc, char** argv) {
   for (const auto& [name, seconds] : parts) total += seconds;
   std::printf("%s, T=%ld, H=%ld, B=%ld: %.1f ms on one thread\n", argv[2], steps, hidden, rows, total * 1e3);
   for (const auto& [name, seconds] : parts) {
-    if (seconds > 0.0005 * total) std::printf("  %-20s %8.2f ms %5.1f %%\n", name.c_str(), seconds * 1e3, 100 * seconds / total);
+    if (seconds > 0.0005 * total)
+      std::printf("  %-20s %8.2f ms %5.1f %%\n", name.c_str(), seconds * 1e3, 100 * seconds / total);
   }
   const Work work = WorkOf(config, shape, rows, steps);
   const double product_ceiling = ProductCeiling(), tanh_ceiling = TanhCeiling();
   std::printf("  matrix products alone at the library's speed (%.0f GFLOP/s): %.1f ms, %.0f %% of the step\n",
-              2e-9 * product_ceiling, work.products / product_ceiling * 1e3, 100 * work.products / product_ceiling / total);
+              2e-9 * product_ceiling, work.products / product_ceiling * 1e3,
+              100 * work.products / product_ceiling / total);
   if (work.tanhs > 0) {
     std::printf("  score terms at the speed of our tanh (%.2f a nanosecond): %.1f ms; the step took %.1f ms for them\n",
                 1e-9 * tanh_ceiling, work.tanhs / tanh_ceiling * 1e3, parts[3].second * 1e3);
@@ -128,7 +136,9 @@ int Profile(int argc, char** argv) {
 }
 
 int Run(int argc, char** argv) {
-  if (argc < 6) throw std::invalid_argument("usage: bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [fast|reference|recompute|keep]");
+  if (argc < 6)
+    throw std::invalid_argument(
+        "usage: bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [fast|reference|recompute|keep]");
   const int64_t steps = std::atol(argv[2]), hidden = std::atol(argv[3]), rows = std::atol(argv[4]);
   const int threads = std::atoi(argv[5]);
   at::set_num_threads(threads);

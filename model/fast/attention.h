@@ -3,8 +3,8 @@
 #include "model/fast/block.h"
 
 // Full self-attention over the zero state and all earlier states: step t reads states 0 .. t-1 with the query W_q h_t.
-// Nothing of it enters the recurrence, so it is computed when all states are known: row by row, sixteen queries at a time.
-// Nothing of size T^2 is kept: going backward the weights are computed again.
+// Nothing of it enters the recurrence, so it is computed when all states are known: row by row, sixteen queries at a
+// time. Nothing of size T^2 is kept: going backward the weights are computed again.
 namespace sab::model::fast::SAB_ISA {
 
 template <class T>
@@ -16,8 +16,8 @@ class Attention {
   // From work.states 1 .. T (it sets the zero state) to work.contexts.
   void Forward();
 
-  // work.contexts holds the gradients of the contexts, work.d_states those of the states so far: adds to these and to the
-  // gradients of the weights.
+  // work.contexts holds the gradients of the contexts, work.d_states those of the states so far: adds to these and to
+  // the gradients of the weights.
   void Backward();
 
  private:
@@ -156,8 +156,8 @@ void Attention<T>::ScoreGradients(int64_t n, const T* alpha, T* d) const {
   for (int64_t i = 0; i < n; ++i) d[i] = alpha[i] * (d[i] - mean);
 }
 
-// With r = 1 / (1 + E F): tanh = 1 - 2r and 1 - tanh^2 = 4 (r - r^2). For four queries and hidden unit h, over all groups of
-// memories; d (4, columns) are the scores' gradients. The factor 4 w is left to the end.
+// With r = 1 / (1 + E F): tanh = 1 - 2r and 1 - tanh^2 = 4 (r - r^2). For four queries and hidden unit h, over all
+// groups of memories; d (4, columns) are the scores' gradients. The factor 4 w is left to the end.
 template <class T>
 void Attention<T>::FactoredBackwardUnit(int64_t h, const T* d, int64_t columns, int64_t groups, T* d_query) {
   const Vec<T> one = Fill<T>(1);
@@ -275,7 +275,8 @@ void Attention<T>::StoreRow(int64_t row) {
   AddOuterProducts(&keys, 1, w_.row_memory, hidden_, steps_, hidden_, w_.outer);
   const OuterOperand<T> queries{w_.row_query, hidden_, hidden_, g.w_q};
   AddOuterProducts(&queries, 1, StateOf(1, row), rows_ * hidden_, steps_, hidden_, w_.outer);
-  for (int64_t i = 1; i < steps_; ++i) Add(w_.row_d_memory + i * hidden_, w_.d_states + (i * rows_ + row) * hidden_, hidden_);
+  for (int64_t i = 1; i < steps_; ++i)
+    Add(w_.row_d_memory + i * hidden_, w_.d_states + (i * rows_ + row) * hidden_, hidden_);
   T* const d_state = w_.row_key;
   MultiplyPacked(w_.row_query, hidden_, steps_, b_.Square(b_.net.w_q_back), d_state, false);
   for (int64_t t = 1; t <= steps_; ++t) {
@@ -289,7 +290,8 @@ void Attention<T>::Backward() {
     LoadRow(row);
     Zero(w_.row_d_key, padded() * hidden_);
     Zero(w_.row_d_memory, padded() * hidden_);
-    for (int64_t first = 1; first <= steps_; first += kTile) BackwardTile(row, first, Smaller(first + kTile - 1, steps_));
+    for (int64_t first = 1; first <= steps_; first += kTile)
+      BackwardTile(row, first, Smaller(first + kTile - 1, steps_));
     StoreRow(row);
   }
 }

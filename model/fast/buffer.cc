@@ -12,7 +12,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
-size_t ReservedBytes(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+size_t ReservedBytes(size_t bytes) {
+  return (bytes + kHugePage - 1) / kHugePage * kHugePage;
+}
 
 char* Buffer::Need(size_t bytes) {
   if (bytes <= base_.get_deleter().bytes && base_ != nullptr) return base_.get();
@@ -25,6 +27,8 @@ char* Buffer::Need(size_t bytes) {
   return base_.get();
 }
 
-void Unmap::operator()(char* base) const { munmap(base, bytes); }
+void Unmap::operator()(char* base) const {
+  munmap(base, bytes);
+}
 
 }  // namespace sab::model::fast

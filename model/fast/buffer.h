@@ -13,7 +13,8 @@ struct Unmap {
   void operator()(char* base) const;
 };
 
-// Memory that is kept from pass to pass and only grows: fresh pages cost more than many a kernel. Its content is unspecified.
+// Memory that is kept from pass to pass and only grows: fresh pages cost more than many a kernel. Its content is
+// unspecified.
 class Buffer {
  public:
   // At least `bytes`, 64-byte aligned; earlier pointers are void. Throws std::bad_alloc.

@@ -26,8 +26,13 @@ using fast::Gradients;
 using fast::Plan;
 
 PassSums ToPassSums(const BlockSums& s) {
-  return {s.loss_sum,      s.loss_count,    s.scored_loss_sum,           s.scored_count,
-          s.correct_count, s.guarded_count, std::sqrt(s.max_hidden_square)};
+  return {s.loss_sum,
+          s.loss_count,
+          s.scored_loss_sum,
+          s.scored_count,
+          s.correct_count,
+          s.guarded_count,
+          std::sqrt(s.max_hidden_square)};
 }
 
 // Adds blocks' results in the order of the blocks, whichever thread brings them.
@@ -108,8 +113,8 @@ class FastEngine : public Engine {
   ParameterSet& parameters_;
   const fast::Kernels<T>& kernels_;
   std::unique_ptr<fast::Team> team_;
-  std::vector<fast::Buffer> work_;       // a thread each: workspace, then gradients of its block
-  fast::Buffer net_, total_;             // packed weights; sum of the blocks' gradients
+  std::vector<fast::Buffer> work_;  // a thread each: workspace, then gradients of its block
+  fast::Buffer net_, total_;        // packed weights; sum of the blocks' gradients
   std::vector<T> input_gates_, wide_;
   int64_t* ticks_ = nullptr;
 };
@@ -250,7 +255,8 @@ void FastEngine<T>::AddGradients(const Plan& plan) {
     add("attention.memory.weight", h, g.w_m, h, 0);
     add("attention.query.weight", h, g.w_q, h, 0);
   }
-  if (plan.attends()) add(plan.is_separable() ? "attention.memory_score.weight" : "attention.score.weight", 1, g.score, h, 0);
+  if (plan.attends())
+    add(plan.is_separable() ? "attention.memory_score.weight" : "attention.score.weight", 1, g.score, h, 0);
   if (plan.is_separable()) add("attention.query_score.weight", 1, g.query_score, h, 0);
   const int64_t features = plan.attends() ? 2 * h : h;
   add("output.weight", shape_.outputs, g.v_h, features, 0);
@@ -269,7 +275,8 @@ bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::D
   if (!device.is_cpu()) return no("device: the fused engine runs on a CPU");
   if (config.precision == Precision::kBf16) return no("precision: the fused engine computes in fp32 or fp64");
   if (config.kind != Kind::kSab) return true;
-  if (config.recall == Recall::kAll || config.recall == Recall::kRandom) return no("recall: all and random are the reference's");
+  if (config.recall == Recall::kAll || config.recall == Recall::kRandom)
+    return no("recall: all and random are the reference's");
   if (config.memory_capacity == 0) return true;
   if (config.score == Score::kSeparable) return no("memory.capacity: with score separable it is the reference's");
   if (config.recall == Recall::kLast && config.memory_policy == MemoryPolicy::kSalient) {
@@ -288,8 +295,8 @@ std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShap
 std::vector<std::pair<std::string, double>> ProfileFastStep(const ModelConfig& config, const TaskShape& shape,
                                                             ParameterSet& parameters, const Batch& batch) {
   static constexpr const char* kNames[fast::kParts] = {
-      "cell: products",  "cell: pointwise", "queries",        "scores and recall", "memories and keys", "outputs and loss",
-      "recall backward", "cell backward",   "weight gradients", "attention"};
+      "cell: products",   "cell: pointwise", "queries",       "scores and recall", "memories and keys",
+      "outputs and loss", "recall backward", "cell backward", "weight gradients",  "attention"};
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
   FastEngine<float> engine(config, shape, parameters);

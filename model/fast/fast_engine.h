@@ -11,18 +11,19 @@
 
 namespace sab::model {
 
-// Whether the fused CPU engine computes this network: all four systems on a CPU in fp32 (tf32 means fp32 there) or fp64, but
-// not `recall: all | random`, nor `recall: last` or score separable with a bounded memory where the order of recall needs all
-// of it. Otherwise false, and `why_not` (may be null) names the setting.
-bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::Device device, std::string* why_not = nullptr);
+// Whether the fused CPU engine computes this network: all four systems on a CPU in fp32 (tf32 means fp32 there) or
+// fp64, but not `recall: all | random`, nor `recall: last` or score separable with a bounded memory where the order of
+// recall needs all of it. Otherwise false, and `why_not` (may be null) names the setting.
+bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::Device device,
+                        std::string* why_not = nullptr);
 
 // The fused engine. Its results are those of the reference up to rounding, and the same bits for any number of threads
 // (at::get_num_threads() at each pass) and in every run on one kind of machine. `parameters` must outlive it.
 // Throws std::invalid_argument where FastEngineSupports is false.
 std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters);
 
-// One training step on one thread, and how the time divides over its parts, in seconds: {"scores and recall", 0.021}, ...
-// Adds to the gradients like ForwardBackward.
+// One training step on one thread, and how the time divides over its parts, in seconds: {"scores and recall", 0.021},
+// ... Adds to the gradients like ForwardBackward.
 std::vector<std::pair<std::string, double>> ProfileFastStep(const ModelConfig& config, const TaskShape& shape,
                                                             ParameterSet& parameters, const Batch& batch);
 

@@ -18,7 +18,8 @@ size_t PassBytes(const Plan& plan, int64_t rows, int64_t threads) {
          at_once * ReservedBytes(LayOutWorkspace<T>(plan, nullptr).bytes + gradients);
 }
 
-size_t Bytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads, bool backward) {
+size_t Bytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads,
+             bool backward) {
   const Plan plan = MakePlan(config, shape, rows, steps, backward);
   return config.precision == Precision::kFp64 ? PassBytes<double>(plan, rows, threads)
                                               : PassBytes<float>(plan, rows, threads);
@@ -30,7 +31,8 @@ size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t 
   return Bytes(config, shape, rows, steps, threads, true);
 }
 
-size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads) {
+size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps,
+                       int64_t threads) {
   return Bytes(config, shape, rows, steps, threads, false);
 }
 

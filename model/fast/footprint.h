@@ -7,9 +7,9 @@
 
 namespace sab::model::fast {
 
-// Bytes that one training step of `rows` x `steps` makes the fast CPU engine allocate, at its peak and above parameters,
-// gradients and the batch: workspaces of the blocks in work, packed weights and the sum of the blocks' gradients. Exact: the
-// same layout is what the engine allocates. Plain arithmetic, no allocation.
+// Bytes that one training step of `rows` x `steps` makes the fast CPU engine allocate, at its peak and above
+// parameters, gradients and the batch: workspaces of the blocks in work, packed weights and the sum of the blocks'
+// gradients. Exact: the same layout is what the engine allocates. Plain arithmetic, no allocation.
 size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads);
 
 // The same for an evaluation.

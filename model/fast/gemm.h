@@ -3,14 +3,14 @@
 #include "model/fast/plan.h"
 #include "model/fast/simd.h"
 
-// Products of the shapes an LSTM has: a few rows by a packed weight matrix, once a step, and sums of outer products over a
-// chunk of steps. Sums over k run in order, so a row's result does not depend on the rows beside it.
+// Products of the shapes an LSTM has: a few rows by a packed weight matrix, once a step, and sums of outer products
+// over a chunk of steps. Sums over k run in order, so a row's result does not depend on the rows beside it.
 namespace sab::model::fast::SAB_ISA {
 
 // Columns are packed in panels of kTileVectors vectors: element (k, n) of the panel that starts at column j lies at
 // j * depth + k * panel_width + (n - j). `columns` is a multiple of 16.
 template <class T>
-constexpr int64_t kPanel = kTileVectors * kWidth<T>;
+constexpr int64_t kPanel = kTileVectors* kWidth<T>;
 
 // Packs b, whose element (k, n) is b[k * stride_k + n * stride_n].
 template <class T>
@@ -60,15 +60,19 @@ using TileFunction = void (*)(const T*, int64_t, int64_t, const T*, int64_t, T*,
 
 template <class T, int kVectors>
 SAB_INLINE TileFunction<T> TileOfRows(int64_t rows) {
-  static constexpr TileFunction<T> kTiles[] = {nullptr,
-                                               &Tile<T, 1, kVectors>,
-                                               &Tile<T, 2, kVectors>,
-                                               &Tile<T, 3, kVectors>,
-                                               &Tile<T, 4, kVectors>,
-                                               &Tile<T, kTileRows < 5 ? kTileRows : 5, kVectors>,
-                                               &Tile<T, kTileRows < 6 ? kTileRows : 6, kVectors>,
-                                               &Tile<T, kTileRows < 7 ? kTileRows : 7, kVectors>,
-                                               &Tile<T, kTileRows, kVectors>};
+  static constexpr TileFunction<T> kTiles[] = {
+      nullptr,
+      &Tile<T, 1, kVectors>,
+      &Tile<T, 2, kVectors>,
+      &Tile<T, 3, kVectors>,
+      &Tile<T, 4, kVectors>,
+      &Tile < T,
+      kTileRows < 5 ? kTileRows : 5,
+      kVectors >,
+      &Tile < T,
+      kTileRows < 6 ? kTileRows : 6,
+      kVectors >
+      , &Tile < T, kTileRows < 7 ? kTileRows : 7, kVectors >, &Tile<T, kTileRows, kVectors>};
   return kTiles[rows];
 }
 

@@ -7,8 +7,8 @@
 
 namespace sab::model::fast {
 
-// Between the parameters of the input (W_ih, embedding) and the table that the kernels add up: one row of 4H gate arguments
-// for each float channel or symbol. Sums in a fixed order.
+// Between the parameters of the input (W_ih, embedding) and the table that the kernels add up: one row of 4H gate
+// arguments for each float channel or symbol. Sums in a fixed order.
 template <class T>
 class InputLayer {
  public:

@@ -16,7 +16,8 @@ void PadRows(const T* from, int64_t count, int64_t real, T* to, int64_t padded) 
 }
 
 // Packs a weight (rows, columns) with row stride `stride`, whose rows come in `parts` equal groups padded each to
-// padded_rows / parts: as the right side of x W^T (`forward`) and of x W (`back`). `wide` is scratch of the padded size.
+// padded_rows / parts: as the right side of x W^T (`forward`) and of x W (`back`). `wide` is scratch of the padded
+// size.
 template <class T>
 struct PaddedWeight {
   const T* w;

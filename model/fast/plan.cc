@@ -9,7 +9,9 @@ namespace {
 constexpr size_t kRecomputeBytes = size_t{512} << 20;
 constexpr size_t kLargestBytes = size_t{1} << 30;
 
-int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t RoundUp(int64_t n, int64_t to) {
+  return (n + to - 1) / to * to;
+}
 
 // Hands out consecutive 64-byte aligned pieces; with a null base it only counts.
 class Arena {
@@ -37,8 +39,11 @@ void SetRows(int64_t rows, Plan* p) {
   }
 }
 
-// Eight rows fill a tile of the matrix products; more were no faster and take more memory. A small batch makes two blocks.
-int64_t RowsPerBlock(int64_t rows) { return std::min<int64_t>(8, (rows + 1) / 2); }
+// Eight rows fill a tile of the matrix products; more were no faster and take more memory. A small batch makes two
+// blocks.
+int64_t RowsPerBlock(int64_t rows) {
+  return std::min<int64_t>(8, (rows + 1) / 2);
+}
 
 template <class T>
 void TakeSteps(const Plan& p, Arena& arena, Workspace<T>* w) {

@@ -9,9 +9,9 @@
 
 // How a pass is cut up, in plain numbers, and the plain structs that the engine hands to the kernels. No torch here.
 //
-// Rows of a batch are independent, so a pass is cut into blocks of rows; one thread takes a block through the whole sequence,
-// forward and backward, in a workspace of its own. The cut depends on the batch alone, never on the number of threads, and the
-// blocks' gradients are added in the order of the blocks: so neither do the results.
+// Rows of a batch are independent, so a pass is cut into blocks of rows; one thread takes a block through the whole
+// sequence, forward and backward, in a workspace of its own. The cut depends on the batch alone, never on the number of
+// threads, and the blocks' gradients are added in the order of the blocks: so neither do the results.
 namespace sab::model::fast {
 
 // Internal buffers round the hidden and output sizes up to this many, with zero weights: no kernel has a tail.
@@ -26,27 +26,31 @@ inline constexpr int64_t kOuterDepth = 128;
 struct Plan {
   ModelConfig config;
   TaskShape shape;
-  int64_t rows = 0;       // of a block at most
-  int64_t steps = 0;      // T
-  int64_t hidden = 0;     // H, rounded up
-  int64_t outputs = 0;    // O, rounded up
-  int64_t inputs = 0;     // channels of float input; 0 for symbols
-  int64_t symbols = 0;    // vocabulary; 0 for float input
-  int64_t memories = 0;   // ever written, m_1 included; 0 for kind lstm
-  int64_t chunk = 0;      // steps whose outputs and weight gradients are computed together
-  bool backward = false;  // a training pass
+  int64_t rows = 0;        // of a block at most
+  int64_t steps = 0;       // T
+  int64_t hidden = 0;      // H, rounded up
+  int64_t outputs = 0;     // O, rounded up
+  int64_t inputs = 0;      // channels of float input; 0 for symbols
+  int64_t symbols = 0;     // vocabulary; 0 for float input
+  int64_t memories = 0;    // ever written, m_1 included; 0 for kind lstm
+  int64_t chunk = 0;       // steps whose outputs and weight gradients are computed together
+  bool backward = false;   // a training pass
   bool recompute = false;  // keep only chunks' first states, and compute the gates again going backward
 
   SAB_PLAN_INLINE bool attends() const { return config.kind != Kind::kLstm; }
   SAB_PLAN_INLINE bool recalls() const { return config.kind == Kind::kSab; }
-  SAB_PLAN_INLINE bool has_keys() const { return config.kind == Kind::kAttention || (recalls() && config.score == Score::kMlp); }
+  SAB_PLAN_INLINE bool has_keys() const {
+    return config.kind == Kind::kAttention || (recalls() && config.score == Score::kMlp);
+  }
   SAB_PLAN_INLINE bool is_separable() const { return recalls() && config.score == Score::kSeparable; }
   // Steps of which gates and states are kept at a time.
   SAB_PLAN_INLINE int64_t slots() const { return backward && !recompute ? steps : chunk; }
   SAB_PLAN_INLINE int64_t recall_slots() const { return backward ? steps : chunk; }
   SAB_PLAN_INLINE int64_t chunks() const { return (steps + chunk - 1) / chunk; }
   // Memories that step t (from 1) reads.
-  SAB_PLAN_INLINE int64_t MemoriesAt(int64_t t) const { return config.kind == Kind::kAttention ? t : 1 + (t - 1) / config.k_att; }
+  SAB_PLAN_INLINE int64_t MemoriesAt(int64_t t) const {
+    return config.kind == Kind::kAttention ? t : 1 + (t - 1) / config.k_att;
+  }
   // Of those, how many a bounded memory still holds.
   SAB_PLAN_INLINE int64_t LiveAt(int64_t t) const {
     const int64_t written = MemoriesAt(t);
@@ -58,7 +62,9 @@ struct Plan {
     return attends() && recalled > hidden ? recalled : hidden;
   }
   SAB_PLAN_INLINE bool bounded() const { return config.memory_capacity > 0; }
-  SAB_PLAN_INLINE int64_t live_limit() const { return bounded() && config.memory_capacity < memories ? config.memory_capacity : memories; }
+  SAB_PLAN_INLINE int64_t live_limit() const {
+    return bounded() && config.memory_capacity < memories ? config.memory_capacity : memories;
+  }
   // Whether step t picks the best k_top of what it reads; otherwise it weighs RecalledAt(t) memories by `dense`.
   SAB_PLAN_INLINE bool IsSparse(int64_t t) const { return config.recall == Recall::kTop && LiveAt(t) > config.k_top; }
   SAB_PLAN_INLINE int64_t RecalledAt(int64_t t) const {
@@ -70,65 +76,65 @@ struct Plan {
 // Of one pass over `rows` x `steps`.
 Plan MakePlan(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, bool backward);
 
-// Buffers of one block in work. Shapes with R rows, H = plan.hidden, O = plan.outputs, L = plan.chunk, N = plan.memories;
-// those that a plan does not need are null.
+// Buffers of one block in work. Shapes with R rows, H = plan.hidden, O = plan.outputs, L = plan.chunk, N =
+// plan.memories; those that a plan does not need are null.
 template <class T>
 struct Workspace {
-  T* gates = nullptr;    // (slots, R, 4H)   i, f, g, o after their nonlinearities; going backward dL/d(their arguments)
-  T* c = nullptr;        // (slots + 1, R, H) slot s holds the state before the step of slot s
-  T* h = nullptr;        // (slots + 1, R, H)
-  T* q = nullptr;        // (slots, R, H)    W_q h^; going backward its gradient
-  T* starts = nullptr;   // (chunks, 2, R, H) h and c before each chunk, with recompute
+  T* gates = nullptr;   // (slots, R, 4H)   i, f, g, o after their nonlinearities; going backward dL/d(their arguments)
+  T* c = nullptr;       // (slots + 1, R, H) slot s holds the state before the step of slot s
+  T* h = nullptr;       // (slots + 1, R, H)
+  T* q = nullptr;       // (slots, R, H)    W_q h^; going backward its gradient
+  T* starts = nullptr;  // (chunks, 2, R, H) h and c before each chunk, with recompute
 
   int32_t* recalled = nullptr;  // (recall_slots, R, k_top + 1) memory indices, best first
   T* alpha = nullptr;           // (recall_slots, R, k_top)
   T* normaliser = nullptr;      // (recall_slots, R)   Z of the sparse phase
 
-  T* memory = nullptr;     // (N, R, H)
-  T* key = nullptr;        // (N, R, H)       K_i = W_m m_i
-  T* exp_key = nullptr;    // (R, ceil(S/16), H, 16)   e^2K of the S memories that are live at most, sixteen side by side
+  T* memory = nullptr;   // (N, R, H)
+  T* key = nullptr;      // (N, R, H)       K_i = W_m m_i
+  T* exp_key = nullptr;  // (R, ceil(S/16), H, 16)   e^2K of the S memories that are live at most, sixteen side by side
   int32_t* slot_memory = nullptr;  // (R, S) which memory a place of exp_key holds; bounded memory only
   double* credit = nullptr;        // (R, S) its sum of alpha; policy salient only
-  T* d_memory = nullptr;   // (N, R, H)
-  T* d_key = nullptr;      // (N, R, H)       shares exp_key's place where it fits
-  char* touched = nullptr; // (N)             whether d_memory or the score's gradient is not 0
-  T* salience = nullptr;   // (N, R)          w_m . tanh(m_i)
-  T* d_salience = nullptr; // (N, R)
-  T* leaders = nullptr;    // (R, k_top + 1)  saliences of the running best, with `leader_index`
+  T* d_memory = nullptr;           // (N, R, H)
+  T* d_key = nullptr;              // (N, R, H)       shares exp_key's place where it fits
+  char* touched = nullptr;         // (N)             whether d_memory or the score's gradient is not 0
+  T* salience = nullptr;           // (N, R)          w_m . tanh(m_i)
+  T* d_salience = nullptr;         // (N, R)
+  T* leaders = nullptr;            // (R, k_top + 1)  saliences of the running best, with `leader_index`
   int32_t* leader_index = nullptr;
   T* key_limit = nullptr;  // (R)             largest |K| so far
 
-  T* hat = nullptr;       // (L, R, H) state before recall
-  T* context = nullptr;   // (L, R, H) s
-  T* d_out_h = nullptr;   // (L, R, H) what the outputs send to h and s
-  T* d_out_s = nullptr;   // (L, R, H)
-  T* logits = nullptr;    // (L, R, O); then dL/dlogits
-  T* x = nullptr;         // (L, R, I) the chunk's float inputs
+  T* hat = nullptr;      // (L, R, H) state before recall
+  T* context = nullptr;  // (L, R, H) s
+  T* d_out_h = nullptr;  // (L, R, H) what the outputs send to h and s
+  T* d_out_s = nullptr;  // (L, R, H)
+  T* logits = nullptr;   // (L, R, O); then dL/dlogits
+  T* x = nullptr;        // (L, R, I) the chunk's float inputs
 
-  T* d_h = nullptr;       // (R, H)
-  T* d_c = nullptr;       // (R, H)
-  T* d_hat = nullptr;     // (R, H)
-  T* scores = nullptr;    // (S rounded up to 16)
+  T* d_h = nullptr;               // (R, H)
+  T* d_c = nullptr;               // (R, H)
+  T* d_hat = nullptr;             // (R, H)
+  T* scores = nullptr;            // (S rounded up to 16)
   int32_t* candidates = nullptr;  // (S)
-  T* query = nullptr;     // (4, row_scratch)
-  T* ones = nullptr;      // (16)
-  T* outer = nullptr;     // scratch of AddOuterProducts
+  T* query = nullptr;             // (4, row_scratch)
+  T* ones = nullptr;              // (16)
+  T* outer = nullptr;             // scratch of AddOuterProducts
 
   // Kind attention. P is T rounded up to 16; row_* serve one row of the block at a time, tile_* sixteen of its queries.
-  T* states = nullptr;         // (T + 1, R, H) the zero state and every h_t
-  T* contexts = nullptr;       // (T, R, H) s_t; going backward its gradient
-  T* d_states = nullptr;       // (T + 1, R, H) what outputs and attention send to h_t
-  T* row_memory = nullptr;     // (P, H)
+  T* states = nullptr;                 // (T + 1, R, H) the zero state and every h_t
+  T* contexts = nullptr;               // (T, R, H) s_t; going backward its gradient
+  T* d_states = nullptr;               // (T + 1, R, H) what outputs and attention send to h_t
+  T* row_memory = nullptr;             // (P, H)
   T* row_memory_panels = nullptr;      // packed (P) x (H)
   T* row_transposed_panels = nullptr;  // packed (H) x (P); training only
-  T* row_key = nullptr;        // (P, H)
-  T* row_exp_key = nullptr;    // (P/16, H, 16)
-  T* row_query = nullptr;      // (P, H); going backward its gradient
-  T* row_d_key = nullptr;      // (P/16, H, 16), then (P, H) in row_key
-  T* row_d_memory = nullptr;   // (P, H)
-  T* tile_alpha = nullptr;     // (16, P)
-  T* tile_d = nullptr;         // (16, P)
-  T* tile_state = nullptr;     // (16, H)
+  T* row_key = nullptr;                // (P, H)
+  T* row_exp_key = nullptr;            // (P/16, H, 16)
+  T* row_query = nullptr;              // (P, H); going backward its gradient
+  T* row_d_key = nullptr;              // (P/16, H, 16), then (P, H) in row_key
+  T* row_d_memory = nullptr;           // (P, H)
+  T* tile_alpha = nullptr;             // (16, P)
+  T* tile_d = nullptr;                 // (16, P)
+  T* tile_state = nullptr;             // (16, H)
 
   size_t bytes = 0;
 };
@@ -140,18 +146,18 @@ Workspace<T> LayOutWorkspace(const Plan& plan, char* base);
 // The network as the kernels read it: transposed, padded and packed in panels. Made once per pass.
 template <class T>
 struct PackedNet {
-  T* w_hh = nullptr;        // panels of W_hh^T: (H) x (4H)
-  T* w_hh_back = nullptr;   // panels of W_hh: (4H) x (H)
-  T* input_gates = nullptr; // (I or V, 4H): column i of W_ih; for symbols with the bias added
-  T* bias = nullptr;        // (4H) b_ih + b_hh
-  T* w_m = nullptr;         // panels of W_m^T
-  T* w_m_back = nullptr;    // panels of W_m
+  T* w_hh = nullptr;         // panels of W_hh^T: (H) x (4H)
+  T* w_hh_back = nullptr;    // panels of W_hh: (4H) x (H)
+  T* input_gates = nullptr;  // (I or V, 4H): column i of W_ih; for symbols with the bias added
+  T* bias = nullptr;         // (4H) b_ih + b_hh
+  T* w_m = nullptr;          // panels of W_m^T
+  T* w_m_back = nullptr;     // panels of W_m
   T* w_q = nullptr;
   T* w_q_back = nullptr;
-  T* score = nullptr;       // (H) w; separable: w_m
-  T* query_score = nullptr; // (H) separable: w_q
-  T* v_h = nullptr;         // panels of V_h^T: (H) x (O)
-  T* v_h_back = nullptr;    // panels of V_h: (O) x (H)
+  T* score = nullptr;        // (H) w; separable: w_m
+  T* query_score = nullptr;  // (H) separable: w_q
+  T* v_h = nullptr;          // panels of V_h^T: (H) x (O)
+  T* v_h_back = nullptr;     // panels of V_h: (O) x (H)
   T* v_s = nullptr;
   T* v_s_back = nullptr;
   T* out_bias = nullptr;    // (O); beyond the real outputs a large negative number for a cross-entropy
@@ -201,7 +207,19 @@ struct NetView {
 };
 
 // What a pass spends its time on, for the profile.
-enum Part { kCellProducts, kCellPointwise, kQueries, kRecall, kKeys, kOutputs, kRecallBackward, kCellBackward, kWeightGradients, kAttention, kParts };
+enum Part {
+  kCellProducts,
+  kCellPointwise,
+  kQueries,
+  kRecall,
+  kKeys,
+  kOutputs,
+  kRecallBackward,
+  kCellBackward,
+  kWeightGradients,
+  kAttention,
+  kParts
+};
 
 // A clock that costs next to nothing, of a constant rate.
 SAB_PLAN_INLINE inline int64_t Ticks() {
@@ -218,15 +236,15 @@ SAB_PLAN_INLINE inline int64_t Ticks() {
 template <class T>
 struct BlockInput {
   int64_t rows = 0;
-  const T* x = nullptr;                    // (rows, T, I)
-  const int64_t* symbols = nullptr;        // (rows, T)
-  const int64_t* targets = nullptr;        // (rows, T) or (rows); null: outputs only
-  const T* target_values = nullptr;        // (rows, real O)
-  const int64_t* lengths = nullptr;        // (rows); null: all T
-  T* outputs = nullptr;                    // (rows, T, real O), written when not null (evaluation only)
+  const T* x = nullptr;              // (rows, T, I)
+  const int64_t* symbols = nullptr;  // (rows, T)
+  const int64_t* targets = nullptr;  // (rows, T) or (rows); null: outputs only
+  const T* target_values = nullptr;  // (rows, real O)
+  const int64_t* lengths = nullptr;  // (rows); null: all T
+  T* outputs = nullptr;              // (rows, T, real O), written when not null (evaluation only)
   int64_t metric_from = 0;
   double loss_scale = 0;
-  int64_t* ticks = nullptr;                // (kParts) of Ticks(), added to; null: not measured
+  int64_t* ticks = nullptr;  // (kParts) of Ticks(), added to; null: not measured
 
   SAB_PLAN_INLINE int64_t length(int64_t row, int64_t steps) const { return lengths != nullptr ? lengths[row] : steps; }
 };

@@ -28,8 +28,8 @@ class Memories {
   // Before the first step of the way back.
   void ClearGradients();
 
-  // Given d_s (R, H), adds to the gradients of memories, keys and score weights; `query` (R, H) becomes the gradient of W_q h^.
-  // Separable: adds to d_hat instead.
+  // Given d_s (R, H), adds to the gradients of memories, keys and score weights; `query` (R, H) becomes the gradient of
+  // W_q h^. Separable: adds to d_hat instead.
   void Backward(int64_t t, const T* d_s, const T* hat, T* query, T* d_hat);
 
   // Whether the memory written at step t has received any gradient; false where no memory was written.
@@ -211,8 +211,8 @@ void Memories<T>::ScoreDense(int64_t t, int64_t row, const T* query, T* alpha, i
     int64_t i = written - count + k;
     if (live == count) i = b_.plan.bounded() ? w_.slot_memory[row * places() + k] : k;
     index[k] = static_cast<int32_t>(i);
-    alpha[k] = b_.plan.has_keys() ? ExactScore(KeyOf(i, row), query, b_.net.score, hidden_)
-                                  : w_.salience[i * rows_ + row];
+    alpha[k] =
+        b_.plan.has_keys() ? ExactScore(KeyOf(i, row), query, b_.net.score, hidden_) : w_.salience[i * rows_ + row];
   }
   if (c_.dense == Dense::kSoftmax) {
     Softmax(alpha, count);
@@ -257,7 +257,8 @@ void Memories<T>::Recall(int64_t t, const T* query, T* h, T* context) {
       Weigh(ranking, alpha, NormaliserOf(t, r));
     }
     if (b_.plan.bounded() && c_.memory_policy == MemoryPolicy::kSalient) Credit(t, r);
-    if (b_.gradients != nullptr && b_.plan.IsSparse(t) && !b_.Ends(r, t)) b_.sums->guarded_count += Guards(*NormaliserOf(t, r));
+    if (b_.gradients != nullptr && b_.plan.IsSparse(t) && !b_.Ends(r, t))
+      b_.sums->guarded_count += Guards(*NormaliserOf(t, r));
   }
   Replay(t, h, context);
 }
@@ -349,7 +350,8 @@ void Memories<T>::Backward(int64_t t, const T* d_s, const T* hat, T* query, T* d
     const T* alpha = AlphaOf(t, r);
     ScoreGradients(t, r, ds, d_score);
     for (int64_t k = 0; k < count + (sparse ? 1 : 0); ++k) w_.touched[index[k]] = 1;
-    for (int64_t k = 0; k < count; ++k) AddScaled(alpha[k], ds, w_.d_memory + (index[k] * rows_ + r) * hidden_, hidden_);
+    for (int64_t k = 0; k < count; ++k)
+      AddScaled(alpha[k], ds, w_.d_memory + (index[k] * rows_ + r) * hidden_, hidden_);
     if (b_.plan.has_keys()) {
       BackwardKeys(t, r, d_score, query + r * hidden_);
       continue;

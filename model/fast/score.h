@@ -5,8 +5,9 @@
 // The mlp score w . tanh(K + Q) over many memories, and the choice of the best.
 //
 // tanh(k + q) = 1 - 2 / (1 + e^2k e^2q): with e^2K kept from the write and e^2Q computed once a step, a term costs a
-// multiplication, an addition and half a division (two terms share one). These scores are rough where tanh is small (absolute
-// error about an ulp of 1 per term), so they only narrow the choice: what can still be among the best is scored again exactly.
+// multiplication, an addition and half a division (two terms share one). These scores are rough where tanh is small
+// (absolute error about an ulp of 1 per term), so they only narrow the choice: what can still be among the best is
+// scored again exactly.
 namespace sab::model::fast::SAB_ISA {
 
 // Largest |K| + |Q| for the factored form: (1 + e^44)^2 is finite in fp32.
@@ -19,7 +20,8 @@ SAB_INLINE T ExactScore(const T* key, const T* query, const T* weight, int64_t h
   Vec<T> sum{};
   for (int64_t j = 0; j < hidden; j += kWidth<T>) sum += Load(weight + j) * Tanh<T>(Load(key + j) + Load(query + j));
   const T score = Sum<T>(sum);
-  return score == score ? score : static_cast<T>(__builtin_inf());  // NaN must not hide: it wins, and the sums become NaN
+  return score == score ? score
+                        : static_cast<T>(__builtin_inf());  // NaN must not hide: it wins, and the sums become NaN
 }
 
 // Sum over h of w_h / (1 + E_h F_h) for kGroups groups of sixteen memories. exp_keys (groups, H, 16); H is even.

@@ -1,8 +1,9 @@
 #pragma once
 
 // A vector of T as wide as the instruction set this file is compiled for, on the compiler's vector extensions.
-// Everything lives in a namespace named after that set (SAB_ISA, given by CMake): the same code is compiled several times
-// and must not be merged by the linker. For the same reason kernels call no inline function of the standard library.
+// Everything lives in a namespace named after that set (SAB_ISA, given by CMake): the same code is compiled several
+// times and must not be merged by the linker. For the same reason kernels call no inline function of the standard
+// library.
 
 #include <cstdint>
 #include <cstring>

@@ -6,18 +6,26 @@
 
 // One block of rows through the whole sequence.
 //
-// Forward, a step keeps its gates, c, h, W_q h^ and what it recalled. Backward goes chunk by chunk from the end: outputs and
-// loss of the chunk, then its steps in descending order, then the weight gradients as sums of outer products over the chunk.
-// With recompute only the state before each chunk and the recalls are kept, and a chunk's steps are run again first.
+// Forward, a step keeps its gates, c, h, W_q h^ and what it recalled. Backward goes chunk by chunk from the end:
+// outputs and loss of the chunk, then its steps in descending order, then the weight gradients as sums of outer
+// products over the chunk. With recompute only the state before each chunk and the recalls are kept, and a chunk's
+// steps are run again first.
 //
-// Kind attention is an lstm whose states are read when all are known, and whose way back starts with what that reading sends them.
+// Kind attention is an lstm whose states are read when all are known, and whose way back starts with what that reading
+// sends them.
 namespace sab::model::fast::SAB_ISA {
 
 template <class T>
 class Sweep {
  public:
   explicit Sweep(const Block<T>& block)
-      : b_(block), w_(block.work), memories_(block), attention_(block), outputs_(block), rows_(block.rows()), hidden_(block.hidden()) {}
+      : b_(block),
+        w_(block.work),
+        memories_(block),
+        attention_(block),
+        outputs_(block),
+        rows_(block.rows()),
+        hidden_(block.hidden()) {}
 
   void Train();
   void Evaluate();
@@ -237,8 +245,8 @@ void Sweep<T>::Restore(int64_t first) {
   for (int64_t t = first; t <= ChunkEnd(first); ++t) Forward(t, true);
 }
 
-// Whether step t has a gradient to pass on: from its output, from later steps or from recalls of what it wrote. With the loss at
-// the last step alone and truncation most steps of a long sequence have none.
+// Whether step t has a gradient to pass on: from its output, from later steps or from recalls of what it wrote. With
+// the loss at the last step alone and truncation most steps of a long sequence have none.
 template <class T>
 bool Sweep<T>::IsLive(int64_t t) const {
   return live_ || Attends() || outputs_.AnyLoss(t, 1) || (Recalls() && memories_.HasGradient(t));

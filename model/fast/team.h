@@ -8,7 +8,8 @@
 
 namespace sab::model::fast {
 
-// A fixed set of threads that work on one task at a time. The calling thread is member 0: a team of one starts no thread.
+// A fixed set of threads that work on one task at a time. The calling thread is member 0: a team of one starts no
+// thread.
 class Team {
  public:
   explicit Team(int size);

@@ -6,8 +6,8 @@
 //
 // Error bounds, checked by fast_math_test over the whole range (ulp of the result):
 //   float   Exp 2 ulp, Tanh 4 ulp, Sigmoid 4 ulp      double  Exp 2 ulp, Tanh 5 ulp, Sigmoid 4 ulp
-// Arguments of Exp are clamped to [-87, 88] (float) and [-708, 709] (double): the result is never 0, infinite or denormal.
-// NaN stays NaN.
+// Arguments of Exp are clamped to [-87, 88] (float) and [-708, 709] (double): the result is never 0, infinite or
+// denormal. NaN stays NaN.
 namespace sab::model::fast::SAB_ISA {
 
 template <class T>

@@ -7,7 +7,9 @@
 
 namespace sab::model {
 
-std::ostream& operator<<(std::ostream& out, const FastCase& c) { return out << c.name; }
+std::ostream& operator<<(std::ostream& out, const FastCase& c) {
+  return out << c.name;
+}
 
 Batch MakeBatch(const FastCase& c) {
   Random random(7, 11);

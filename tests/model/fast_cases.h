@@ -17,8 +17,8 @@ struct FastCase {
   TaskShape shape;
   int64_t rows = 3;
   int64_t steps = 23;
-  bool ragged = false;       // rows of different lengths
-  double weight_scale = 1;   // of all parameters, over their initial values
+  bool ragged = false;      // rows of different lengths
+  double weight_scale = 1;  // of all parameters, over their initial values
 };
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
@@ -36,7 +36,8 @@ struct Outcome {
 };
 Outcome RunStep(Engine& engine, ParameterSet& parameters, const Batch& batch);
 
-// Per parameter: the largest difference of two flat gradients relative to the largest element of `expected`; the worst of all.
+// Per parameter: the largest difference of two flat gradients relative to the largest element of `expected`; the worst
+// of all.
 double WorstRelativeError(const ParameterSet& parameters, const at::Tensor& actual, const at::Tensor& expected,
                           std::string* where);
 

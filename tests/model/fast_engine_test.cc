@@ -1,3 +1,5 @@
+#include "model/fast/fast_engine.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
@@ -7,7 +9,6 @@
 #include <functional>
 #include <vector>
 
-#include "model/fast/fast_engine.h"
 #include "model/reference/reference_engine.h"
 #include "tests/model/fast_cases.h"
 
@@ -64,7 +65,8 @@ std::vector<FastCase> Settings() {
       make("below_k_att", [](FastCase& c) { c.steps = 4, c.config.k_att = 5; }),
       make("several_blocks", [](FastCase& c) { c.rows = 37, c.steps = 40; }),
       make("several_chunks", [](FastCase& c) { c.rows = 17, c.steps = 150, c.config.k_att = 3; }),
-      make("several_chunks_recomputed", [](FastCase& c) { c.rows = 17, c.steps = 150, c.config.recompute = Recompute::kOn; }),
+      make("several_chunks_recomputed",
+           [](FastCase& c) { c.rows = 17, c.steps = 150, c.config.recompute = Recompute::kOn; }),
       make("recomputed_without_truncation",
            [](FastCase& c) { c.rows = 16, c.steps = 97, c.config.recompute = Recompute::kOn, c.config.k_trunc = 0; }),
       make("hidden_16", [](FastCase& c) { c.config.hidden_size = 16; }),
@@ -89,12 +91,17 @@ std::vector<FastCase> Settings() {
       make("wide_output", [](FastCase& c) { c.shape.outputs = 35; }),
       make("ragged", [](FastCase& c) { c.ragged = true, c.rows = 20, c.steps = 50; }),
       make("class_at_last_step",
-           [](FastCase& c) { c.ragged = true, c.rows = 5, c.steps = 70, c.shape.loss = LossKind::kCrossEntropyLastStep; }),
+           [](FastCase& c) {
+             c.ragged = true, c.rows = 5, c.steps = 70, c.shape.loss = LossKind::kCrossEntropyLastStep;
+           }),
       make("class_at_last_step_far_away",
-           [](FastCase& c) { c.ragged = true, c.rows = 16, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep; }),
+           [](FastCase& c) {
+             c.ragged = true, c.rows = 16, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep;
+           }),
       make("class_at_last_step_far_away_recomputed",
            [](FastCase& c) {
-             c.rows = 18, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep, c.config.recompute = Recompute::kOn;
+             c.rows = 18, c.steps = 200, c.shape.loss = LossKind::kCrossEntropyLastStep,
+             c.config.recompute = Recompute::kOn;
              c.config.memory_state = MemoryState::kRecalled;
            }),
       make("truncate_h_class_at_last_step",
@@ -117,12 +124,14 @@ std::vector<FastCase> Settings() {
              c.steps = 90, c.config.recompute = Recompute::kOn;
            }),
       make("lstm", [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 0; }),
-      make("lstm_truncated", [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 5, c.steps = 90, c.rows = 30; }),
+      make("lstm_truncated",
+           [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 5, c.steps = 90, c.rows = 30; }),
       make("lstm_truncate_h",
            [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 5, c.config.truncate = Truncate::kH; }),
       make("lstm_recomputed",
            [](FastCase& c) {
-             c.config.kind = Kind::kLstm, c.config.k_trunc = 0, c.config.recompute = Recompute::kOn, c.steps = 180, c.rows = 16;
+             c.config.kind = Kind::kLstm, c.config.k_trunc = 0, c.config.recompute = Recompute::kOn, c.steps = 180,
+             c.rows = 16;
            }),
   };
   const auto attention = [&](const char* name, const Change& change) {
@@ -136,8 +145,10 @@ std::vector<FastCase> Settings() {
   attention("attention_one_step", [](FastCase& c) { c.steps = 1; });
   attention("attention_raw", [](FastCase& c) { c.config.normaliser = Normaliser::kNone, c.steps = 30; });
   attention("attention_large_scores", [](FastCase& c) { c.config.init_std = 10, c.steps = 40; });
-  attention("attention_wide", [](FastCase& c) { c.config.hidden_size = 50, c.steps = 83, c.rows = 18, c.ragged = true; });
-  attention("attention_recomputed", [](FastCase& c) { c.steps = 150, c.rows = 16, c.config.recompute = Recompute::kOn; });
+  attention("attention_wide",
+            [](FastCase& c) { c.config.hidden_size = 50, c.steps = 83, c.rows = 18, c.ragged = true; });
+  attention("attention_recomputed",
+            [](FastCase& c) { c.steps = 150, c.rows = 16, c.config.recompute = Recompute::kOn; });
   attention("attention_number_at_last_step",
             [](FastCase& c) { c.steps = 100, c.rows = 6, c.ragged = true, c.shape.loss = LossKind::kMseLastStep; });
   cases.push_back(make("hidden_128", [](FastCase& c) { c.config.hidden_size = 128, c.steps = 120; }));
@@ -153,7 +164,9 @@ std::vector<FastCase> Settings() {
   return cases;
 }
 
-std::string CaseName(const testing::TestParamInfo<FastCase>& info) { return info.param.name; }
+std::string CaseName(const testing::TestParamInfo<FastCase>& info) {
+  return info.param.name;
+}
 
 void ExpectSameSums(const PassSums& actual, const PassSums& expected, double tolerance) {
   EXPECT_NEAR(actual.loss_sum, expected.loss_sum, tolerance * std::abs(expected.loss_sum));
@@ -175,7 +188,8 @@ TEST_P(FastEngineInDouble, AgreesWithTheReferenceToRounding) {
   const std::unique_ptr<Engine> fast = MakeFastEngine(c.config, c.shape, parameters);
   const Outcome expected = RunStep(*reference, parameters, batch);
   const Outcome actual = RunStep(*fast, parameters, batch);
-  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly equal numbers.
+  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly
+  // equal numbers.
   const double tolerance = c.config.k_top == 1 ? 1e-8 : 1e-10;
   std::string where;
   EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), tolerance) << where;

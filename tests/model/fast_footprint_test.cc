@@ -1,7 +1,6 @@
-#include "model/fast/footprint.h"
-
 #include <gtest/gtest.h>
 
+#include "model/fast/footprint.h"
 #include "model/fast/plan.h"
 
 namespace sab::model::fast {
@@ -16,7 +15,8 @@ double Gigabytes(const ModelConfig& config, int64_t steps, int64_t threads = 2) 
 TEST(Footprint, IsLinearInTheLengthOfTheSequence) {
   ModelConfig config;
   config.recompute = Recompute::kOff;
-  const double fixed = Gigabytes(config, 64), once = Gigabytes(config, 1000) - fixed, twice = Gigabytes(config, 1936) - fixed;
+  const double fixed = Gigabytes(config, 64), once = Gigabytes(config, 1000) - fixed,
+               twice = Gigabytes(config, 1936) - fixed;
   EXPECT_NEAR(twice / once, 2, 0.02);
 }
 

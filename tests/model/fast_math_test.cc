@@ -59,9 +59,13 @@ void ExpectBounds(const char* isa, double exp_range, double exp_ulps, double tan
 
 class VectorMath : public testing::TestWithParam<const char*> {};
 
-TEST_P(VectorMath, StaysWithinItsStatedErrorInFp32) { ExpectBounds<float>(GetParam(), 86, 2, 4, 4); }
+TEST_P(VectorMath, StaysWithinItsStatedErrorInFp32) {
+  ExpectBounds<float>(GetParam(), 86, 2, 4, 4);
+}
 
-TEST_P(VectorMath, StaysWithinItsStatedErrorInFp64) { ExpectBounds<double>(GetParam(), 700, 2, 5, 4); }
+TEST_P(VectorMath, StaysWithinItsStatedErrorInFp64) {
+  ExpectBounds<double>(GetParam(), 700, 2, 5, 4);
+}
 
 TEST_P(VectorMath, SaturatesWithoutNanAndKeepsNan) {
   const Kernels<float>* kernels = KernelsNamed<float>(GetParam());
