@@ -74,15 +74,15 @@ demo_copy() {
   tbptt=$("$sabctl" submit "$here/tbptt.yaml" --set "train.steps=$updates" -o name)
   "$sabctl" watch "$tbptt" || die "the LSTM job did not succeed; see above"
 
-  say "accuracy on the ten symbols, trained at length 10 and evaluated at each length (chance: 0.125)"
+  say "accuracy on the ten symbols, trained at length 20 and evaluated at each length (chance: 0.125)"
   "$sabctl" compare "$sab" "$tbptt" --metric accuracy
   fetch_checkpoint "$sab"
 
-  accuracy=$(figure "$sab" accuracy 10)
-  other=$(figure "$tbptt" accuracy 10)
+  accuracy=$(figure "$sab" accuracy 20)
+  other=$(figure "$tbptt" accuracy 20)
   above "${accuracy:-0}" 0.99 || die "SAB reached an accuracy of ${accuracy:-none} and not above 0.99 within $updates updates"
   above "${other:-1}" 0.5 && die "the truncated LSTM reached an accuracy of ${other:-none}: it should not be able to"
-  say "SAB learned the task ($accuracy at length 10); the truncated LSTM did not ($other)"
+  say "SAB learned the task ($accuracy at length 20); the truncated LSTM did not ($other)"
 }
 
 demo_text() {
