@@ -8,6 +8,10 @@ namespace {
 
 constexpr absl::Duration kPatience = absl::Seconds(10);
 constexpr absl::Duration kOneTry = absl::Seconds(5);
+// The agent may fetch a checkpoint before it answers. Should it die meanwhile, this process is ended with it.
+constexpr absl::Duration kAssignmentPatience = absl::Hours(1);
+// Longer than the reporter waits for a silent agent: it is the one place that finds the agent gone.
+constexpr absl::Duration kCheckpointPatience = absl::Seconds(60);
 
 // Waits for the agent's socket where it is not there yet.
 template <typename Response, typename Request, typename Method>
@@ -30,7 +34,8 @@ AgentClient::AgentClient(const std::string& socket, v1::TrainerId id)
 absl::StatusOr<v1::GetAssignmentResponse> AgentClient::GetAssignment() {
   v1::GetAssignmentRequest request;
   *request.mutable_id() = id_;
-  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request, kPatience, true);
+  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request,
+                                         kAssignmentPatience, true);
 }
 
 absl::Status AgentClient::PublishRendezvous(const std::string& address) {
@@ -61,8 +66,8 @@ absl::Status AgentClient::PublishCheckpoint(const v1::Checkpoint& checkpoint) {
   v1::PublishCheckpointRequest request;
   *request.mutable_id() = id_;
   *request.mutable_checkpoint() = checkpoint;
-  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request, kPatience,
-                                             true)
+  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request,
+                                             kCheckpointPatience, true)
       .status();
 }
 
