@@ -1,5 +1,7 @@
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "model/fast/plan.h"
 
@@ -57,8 +59,13 @@ const Kernels<T>* KernelsNamed(const char* name) {
 template <class T>
 const Kernels<T>& BestKernels() {
   const char* wanted = std::getenv("SAB_ENGINE_ISA");
-  const Kernels<T>* named = wanted != nullptr ? KernelsNamed<T>(wanted) : nullptr;
-  return named != nullptr ? *named : *KernelsAt<T>(MachineLevel());
+  if (wanted == nullptr || *wanted == '\0') return *KernelsAt<T>(MachineLevel());
+  const Kernels<T>* named = KernelsNamed<T>(wanted);
+  if (named == nullptr) {
+    throw std::invalid_argument("SAB_ENGINE_ISA: this machine has no kernels named " + std::string(wanted) +
+                                "; its best are " + KernelsAt<T>(MachineLevel())->name);
+  }
+  return *named;
 }
 
 template const Kernels<float>* KernelsNamed<float>(const char*);

@@ -275,7 +275,8 @@ struct Kernels {
   void (*apply)(int function, const T* x, T* y, int64_t count);
 };
 
-// The best that this machine runs; SAB_ENGINE_ISA=generic|avx2|avx512 in the environment asks for less.
+// The best that this machine runs; SAB_ENGINE_ISA=generic|avx2|avx512 in the environment asks for less. Throws
+// std::invalid_argument when it asks for what this machine does not have.
 template <class T>
 const Kernels<T>& BestKernels();
 // nullptr when this build or machine has no such set.
