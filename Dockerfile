@@ -37,7 +37,6 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
  && mkdir -p /var/lib/sab/state /var/lib/sab/checkpoints && chown -R sab:sab /var/lib/sab
 USER sab
 WORKDIR /var/lib/sab
-VOLUME ["/var/lib/sab/state", "/var/lib/sab/checkpoints"]
 ENTRYPOINT ["/usr/bin/tini", "--"]
 
 FROM runtime AS coordinator
