@@ -38,12 +38,14 @@ absl::StatusOr<std::string> ReadJobFile(Context& context, const std::string& fil
   std::string text = ReadUpTo(in, kMostBytes);
   // A folder opens well and cannot be read; a file that ends has eof set.
   if (text.empty() && !in.eof()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": cannot be read; name a job file in YAML or JSON, or - for standard input"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": cannot be read; name a job file in YAML or JSON, or - for standard input"));
   }
   return text;
 }
 
-// The line of a field, or of the nearest setting around it: "eval.lengths[1]" stands where "eval.lengths" does. 0: not in the file.
+// The line of a field, or of the nearest setting around it: "eval.lengths[1]" stands where "eval.lengths" does. 0: not
+// in the file.
 int LineOf(std::string field, const std::map<std::string, int>& lines) {
   while (!field.empty()) {
     if (const auto it = lines.find(field); it != lines.end()) return it->second;
@@ -55,7 +57,8 @@ int LineOf(std::string field, const std::map<std::string, int>& lines) {
 }
 
 // One line a violation, "job.yaml:7: train.steps: must be …", and what to do next.
-int Refuse(Context& context, const std::string& file, const absl::Status& status, const std::map<std::string, int>& lines) {
+int Refuse(Context& context, const std::string& file, const absl::Status& status,
+           const std::map<std::string, int>& lines) {
   const std::vector<FieldViolation> violations = ViolationsOf(status);
   if (violations.empty()) return context.Fail(status);
   const std::string shown = file == "-" ? "standard input" : file;
@@ -81,8 +84,8 @@ int Refuse(Context& context, const std::string& file, const absl::Status& status
 }
 
 bool IsLoopback(absl::string_view address) {
-  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") || absl::StartsWith(address, "[::1]") ||
-         absl::StartsWith(address, "unix:");
+  return absl::StartsWith(address, "127.") || absl::StartsWith(address, "localhost:") ||
+         absl::StartsWith(address, "[::1]") || absl::StartsWith(address, "unix:");
 }
 
 // What the coordinator would refuse, found before it is asked; the paths too when it runs on this machine.
@@ -104,7 +107,8 @@ std::string DryRunText(const v1::CreateJobResponse& response) {
   absl::StrAppend(&text, "# one step    ", ShortDuration(absl::Seconds(cost.seconds_per_step())), " (",
                   FormatNumber(cost.flops_per_step()), " operations)\n");
   absl::StrAppend(&text, "# all steps   ",
-                  ShortDuration(absl::Seconds(cost.seconds_per_step() * static_cast<double>(response.job().spec().train().steps()))),
+                  ShortDuration(absl::Seconds(cost.seconds_per_step() *
+                                              static_cast<double>(response.job().spec().train().steps()))),
                   "\n");
   if (!cost.basis().empty()) absl::StrAppend(&text, "# basis       ", cost.basis(), "\n");
   return text;
@@ -122,7 +126,8 @@ void Print(Context& context, const SubmitOptions& options, const v1::CreateJobRe
   } else if (options.output == "name" || context.quiet) {
     out << job.name() << "\n";
   } else {
-    out << job.name() << " " << StateName(job.state()) << (job.state_reason().empty() ? "" : ": ") << job.state_reason() << "\n";
+    out << job.name() << " " << StateName(job.state()) << (job.state_reason().empty() ? "" : ": ") << job.state_reason()
+        << "\n";
     if (!options.watch) out << "follow it with `sabctl watch " << job.name() << "`\n";
   }
   out.flush();
@@ -155,20 +160,25 @@ int Submit(Context& context, const SubmitOptions& options) {
 void AddSubmit(CLI::App& app, Context* context) {
   auto options = std::make_shared<SubmitOptions>();
   CLI::App* command = app.add_subcommand("submit", "Submit a job file");
-  command->add_option("FILE", options->file, "Job file, YAML or JSON; - reads standard input")->required()->type_name(" ");
+  command->add_option("FILE", options->file, "Job file, YAML or JSON; - reads standard input")
+      ->required()
+      ->type_name(" ");
   command->add_option("--set", options->overrides, "Overrides a setting of the file: train.steps=500. May be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
-  command->add_flag("--dry-run", options->dry_run, "Check only: print every resolved setting, predicted memory and step time");
+  command->add_flag("--dry-run", options->dry_run,
+                    "Check only: print every resolved setting, predicted memory and step time");
   command->add_flag("-w,--watch", options->watch, "Follow the job to its end; ends with its exit code");
   AddOutputOption(command, &options->output, {"table", "name", "json", "yaml"});
-  command->footer("Examples:\n"
-                  "  sabctl submit copy.yaml --watch\n"
-                  "  sabctl submit copy.yaml --set train.steps=500 --set eval.lengths=[20,40]\n"
-                  "  sabctl submit copy.yaml --dry-run\n"
-                  "  job=$(sabctl submit copy.yaml -o name)\n"
-                  "  sabctl get JOB -o yaml | sabctl submit -      the same again");
-  command->callback([context, options] { context->action = [context, options] { return Submit(*context, *options); }; });
+  command->footer(
+      "Examples:\n"
+      "  sabctl submit copy.yaml --watch\n"
+      "  sabctl submit copy.yaml --set train.steps=500 --set eval.lengths=[20,40]\n"
+      "  sabctl submit copy.yaml --dry-run\n"
+      "  job=$(sabctl submit copy.yaml -o name)\n"
+      "  sabctl get JOB -o yaml | sabctl submit -      the same again");
+  command->callback(
+      [context, options] { context->action = [context, options] { return Submit(*context, *options); }; });
 }
 
 }  // namespace sab::client

@@ -5,6 +5,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <optional>
 #include <set>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/spec/validate.h"
 #include "common/spec/words.h"
 
 namespace sab::spec {
@@ -368,6 +370,42 @@ absl::Status Assign(const std::string& path, const std::string& value, v1::JobSp
   return reader.violations.empty() ? absl::OkStatus() : InvalidFields(reader.violations);
 }
 
+// Whether `field` is `other`, lies within it ("train.steps" in "train") or around it.
+bool Overlap(const std::string& field, const std::string& other) {
+  const std::string& longer = field.size() > other.size() ? field : other;
+  const std::string& shorter = field.size() > other.size() ? other : field;
+  return longer.compare(0, shorter.size(), shorter) == 0 &&
+         (longer.size() == shorter.size() || shorter.empty() || longer[shorter.size()] == '.' ||
+          longer[shorter.size()] == '[');
+}
+
+// Whether a violation of `field` may only follow from `unread`, a field that could not be read. What a kind allows is
+// unknown without it.
+bool FollowsFrom(const std::string& field, const std::string& unread) {
+  const size_t dot = unread.rfind(".kind");
+  const bool is_kind = dot != std::string::npos && dot + 5 == unread.size();
+  return Overlap(field, is_kind ? unread.substr(0, dot) : unread);
+}
+
+// Adds what is wrong with the values of a file whose form is wrong elsewhere, so that all its problems are told at once;
+// in order of line.
+void AddValueViolations(const SpecFile& file, const std::map<std::string, int>& lines,
+                        std::vector<FieldViolation>* violations) {
+  const std::vector<FieldViolation> unread = *violations;
+  for (FieldViolation& violation : Validate(file.spec)) {
+    const bool follows = std::any_of(unread.begin(), unread.end(), [&](const FieldViolation& other) {
+      return FollowsFrom(violation.field, other.field);
+    });
+    if (follows) continue;
+    if (const auto line = lines.find(violation.field); line != lines.end()) violation.line = line->second;
+    violations->push_back(std::move(violation));
+  }
+  std::stable_sort(violations->begin(), violations->end(), [](const FieldViolation& a, const FieldViolation& b) {
+    return (a.line == 0 ? INT_MAX : a.line) < (b.line == 0 ? INT_MAX : b.line);
+  });
+  if (violations->size() > kMaxViolations) violations->resize(kMaxViolations);
+}
+
 }  // namespace
 
 absl::StatusOr<SpecFile> ParseSpec(std::string_view text) {
@@ -377,7 +415,10 @@ absl::StatusOr<SpecFile> ParseSpec(std::string_view text) {
   SpecFile file;
   Reader reader;
   reader.ReadMessage(root, "", &file.spec);
-  if (!reader.violations.empty()) return InvalidFields(reader.violations);
+  if (!reader.violations.empty()) {
+    AddValueViolations(file, reader.lines, &reader.violations);
+    return InvalidFields(reader.violations);
+  }
   file.lines = std::move(reader.lines);
   return file;
 }

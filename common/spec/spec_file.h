@@ -17,9 +17,10 @@ struct SpecFile {
 };
 
 // Reads YAML or JSON (JSON is YAML). Keys are the proto's field names, enum values lower case without prefix. Driven by
-// the descriptor: a new field of the proto is a new key here. Nothing is validated beyond form, no default is filled
-// in. InvalidArgument (InvalidFields) lists every unknown key, duplicate key, wrong type and unreadable value, with
-// line. Files above 1 MiB and nesting above 16 levels are refused.
+// the descriptor: a new field of the proto is a new key here. A file of the right form is read as it is: its values are
+// not validated, no default is filled in. InvalidArgument (InvalidFields) lists every unknown key, duplicate key, wrong
+// type and unreadable value, with line, and what Validate finds in the rest of such a file. Files above 1 MiB and
+// nesting above 16 levels are refused.
 absl::StatusOr<SpecFile> ParseSpec(std::string_view text);
 
 // "train.steps=500", "eval.lengths=[20,40]", "model.kind=lstm": sets one field from YAML text. InvalidArgument names
