@@ -23,7 +23,8 @@ int main(int argc, char** argv) {
   const char* no_color = std::getenv("NO_COLOR");
   streams.color = streams.out_is_terminal && (no_color == nullptr || *no_color == '\0');
   winsize size{};
-  if (streams.out_is_terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) streams.width = size.ws_col;
+  if (streams.out_is_terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
+    streams.width = size.ws_col;
   const int code = sab::client::RunSabctl(std::vector<std::string>(argv + 1, argv + argc), streams, environment);
   std::cout.flush();
   return code;

@@ -24,10 +24,14 @@ namespace {
 // A stream is opened anew after this time, from where it was: no call lives without a deadline.
 constexpr absl::Duration kStreamLifetime = absl::Hours(1);
 
-std::string Quoted(std::string_view text) { return std::string(text); }
+std::string Quoted(std::string_view text) {
+  return std::string(text);
+}
 
 // A broken stream that opening it again can mend. CANCELLED comes from a coordinator that shuts down.
-bool IsBroken(const absl::Status& status) { return absl::IsUnavailable(status) || absl::IsCancelled(status); }
+bool IsBroken(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsCancelled(status);
+}
 
 }  // namespace
 
@@ -82,10 +86,10 @@ void Client::Cancel() {
 }
 
 absl::Status Client::Unreachable(std::string_view why) const {
-  return absl::UnavailableError(absl::StrCat(
-      "no coordinator answers at ", options_.address, " (waited ", absl::FormatDuration(options_.connect_timeout), ")",
-      why.empty() ? "" : ": ", Quoted(why),
-      "\nstart one with `sabctl up`, or name a running one with --address HOST:PORT or SAB_ADDRESS"));
+  return absl::UnavailableError(
+      absl::StrCat("no coordinator answers at ", options_.address, " (waited ",
+                   absl::FormatDuration(options_.connect_timeout), ")", why.empty() ? "" : ": ", Quoted(why),
+                   "\nstart one with `sabctl up`, or name a running one with --address HOST:PORT or SAB_ADDRESS"));
 }
 
 absl::Status Client::AwaitConnected(absl::Time deadline) {
@@ -114,7 +118,8 @@ absl::Status Client::Retry(const std::function<grpc::Status(grpc::ClientContext&
       status = rpc::FromGrpc(call(active.context));
     }
     if (absl::IsDeadlineExceeded(status)) {
-      return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", options_.address, " gave no answer within ",
+      return absl::DeadlineExceededError(absl::StrCat("the coordinator at ", options_.address,
+                                                      " gave no answer within ",
                                                       absl::FormatDuration(options_.call_timeout), "; try again"));
     }
     if (!absl::IsUnavailable(status)) return status;
@@ -258,8 +263,8 @@ absl::StatusOr<v1::Job> Client::WatchJob(const JobId& job, const std::function<v
     last = std::move(*response.mutable_job());
     on_job(last);
   };
-  const absl::Status status =
-      Follow<v1::WatchJobResponse>(open, on_response, [&] { return IsFinal(last.state()); }, deadline);
+  const absl::Status status = Follow<v1::WatchJobResponse>(
+      open, on_response, [&] { return IsFinal(last.state()); }, deadline);
   // A final job whose stream broke instead of ending has said all there is.
   if (IsFinal(last.state()) && !absl::IsCancelled(status)) return last;
   SAB_RETURN_IF_ERROR(status);
@@ -278,13 +283,15 @@ absl::Status Client::WatchMetrics(
     }
     on_points(response.points());
   };
-  return Follow<v1::WatchMetricsResponse>(open, on_response, [] { return true; }, absl::InfiniteFuture());
+  return Follow<v1::WatchMetricsResponse>(
+      open, on_response, [] { return true; }, absl::InfiniteFuture());
 }
 
 absl::Status Client::TailLogs(const v1::TailLogsRequest& request,
                               const std::function<void(const v1::LogLine&)>& on_line) {
   v1::TailLogsRequest next = request;
-  // The service keeps no position for a reader: after a break all lines are asked for and those already seen are counted off.
+  // The service keeps no position for a reader: after a break all lines are asked for and those already seen are
+  // counted off.
   std::map<std::pair<int64_t, int32_t>, int64_t> seen, skip;
   bool first = true;
   const auto open = [&](grpc::ClientContext* context) {
@@ -318,7 +325,8 @@ absl::Status Client::TailLogs(const v1::TailLogsRequest& request,
     for (size_t i = from; i < present.size(); ++i) on_line(present[i]);
     first = false;
   }
-  return Follow<v1::TailLogsResponse>(open, on_response, [] { return true; }, absl::InfiniteFuture());
+  return Follow<v1::TailLogsResponse>(
+      open, on_response, [] { return true; }, absl::InfiniteFuture());
 }
 
 absl::Status Client::DownloadFile(const CheckpointName& name, const std::string& path, int64_t offset,

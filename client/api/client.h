@@ -34,10 +34,10 @@ struct ClientOptions {
 
 // A coordinator, as a user of the service sees it. Thread-safe; every call blocks.
 //
-// Calls wait up to `connect_timeout` for a coordinator and are repeated while it answers UNAVAILABLE; a repeated CreateJob carries the
-// same request id and so creates one job. Streams go on after a broken connection where they were.
-// Errors beside those of the services (proto/sab/v1): Unavailable: nobody answers at the address, the text says what to do.
-// DeadlineExceeded: connected, but no answer within `call_timeout`. Cancelled: Cancel() was called.
+// Calls wait up to `connect_timeout` for a coordinator and are repeated while it answers UNAVAILABLE; a repeated
+// CreateJob carries the same request id and so creates one job. Streams go on after a broken connection where they
+// were. Errors beside those of the services (proto/sab/v1): Unavailable: nobody answers at the address, the text says
+// what to do. DeadlineExceeded: connected, but no answer within `call_timeout`. Cancelled: Cancel() was called.
 class Client {
  public:
   explicit Client(ClientOptions options);
@@ -65,14 +65,17 @@ class Client {
   absl::StatusOr<v1::Job> WatchJob(const JobId& job, const std::function<void(const v1::Job&)>& on_job,
                                    absl::Time deadline = absl::InfiniteFuture());
 
-  // Calls `on_points` with every figure stored and then as they arrive, each once, until the job is final and all were sent.
-  absl::Status WatchMetrics(const JobId& job,
-                            const std::function<void(const google::protobuf::RepeatedPtrField<v1::MetricPoint>&)>& on_points);
+  // Calls `on_points` with every figure stored and then as they arrive, each once, until the job is final and all were
+  // sent.
+  absl::Status WatchMetrics(
+      const JobId& job,
+      const std::function<void(const google::protobuf::RepeatedPtrField<v1::MetricPoint>&)>& on_points);
 
   // Calls `on_line` with the lines asked for. With `follow` it goes on until the job is final.
   absl::Status TailLogs(const v1::TailLogsRequest& request, const std::function<void(const v1::LogLine&)>& on_line);
 
-  // One attempt at one file, from `offset` on: the caller repeats it from where it got to. `on_chunk` ends it by an error.
+  // One attempt at one file, from `offset` on: the caller repeats it from where it got to. `on_chunk` ends it by an
+  // error.
   absl::Status DownloadFile(const CheckpointName& name, const std::string& path, int64_t offset,
                             const std::function<absl::Status(const v1::DownloadCheckpointResponse&)>& on_chunk);
 
@@ -86,7 +89,8 @@ class Client {
   struct Stubs;
   class ActiveCall;
 
-  // Repeats `call` while it answers UNAVAILABLE and connect_timeout has not passed. Returns how often it was tried in `tries`.
+  // Repeats `call` while it answers UNAVAILABLE and connect_timeout has not passed. Returns how often it was tried in
+  // `tries`.
   absl::Status Retry(const std::function<grpc::Status(grpc::ClientContext&)>& call, int* tries = nullptr);
   // Reads streams that `open` starts until one ends with OK and `done` holds, or an error that repeating cannot mend.
   template <typename Response, typename Open, typename OnResponse, typename Done>

@@ -85,8 +85,9 @@ class Download {
       const bool empty = fs::is_empty(folder_, error);
       if (error) return SystemError("cannot read", folder_.string(), error);
       if (!empty) {
-        return absl::FailedPreconditionError(
-            absl::StrCat(folder_.string(), " is not empty and is no part of this checkpoint: name another folder, or replace with --force"));
+        return absl::FailedPreconditionError(absl::StrCat(
+            folder_.string(),
+            " is not empty and is no part of this checkpoint: name another folder, or replace with --force"));
       }
     }
     if (!ours) RemoveFiles();
@@ -157,9 +158,8 @@ class Download {
     absl::Time give_up = absl::Now() + client_.options().connect_timeout;
     while (offset < file.size_bytes()) {
       const int64_t start = offset;
-      const absl::Status status = client_.DownloadFile(name_, file.path(), offset, [&](const auto& chunk) {
-        return WriteChunk(file, chunk, &offset, out);
-      });
+      const absl::Status status = client_.DownloadFile(
+          name_, file.path(), offset, [&](const auto& chunk) { return WriteChunk(file, chunk, &offset, out); });
       if (offset > start) {
         backoff.Reset();
         damaged = 0;
@@ -189,13 +189,14 @@ class Download {
                           std::ofstream& out) {
     const auto crc = crc32(0, reinterpret_cast<const Bytef*>(chunk.data().data()), chunk.data().size());
     if (chunk.offset() != *offset || crc != chunk.crc32()) {
-      return absl::AbortedError(absl::StrCat(checkpoint_.name(), ": ", file.path(), ": the chunk at byte ", *offset,
-                                             " arrived damaged ", kDamagedChunks,
-                                             " times; what is on disk is sound and the same command goes on from there"));
+      return absl::AbortedError(
+          absl::StrCat(checkpoint_.name(), ": ", file.path(), ": the chunk at byte ", *offset, " arrived damaged ",
+                       kDamagedChunks, " times; what is on disk is sound and the same command goes on from there"));
     }
     if (*offset + static_cast<int64_t>(chunk.data().size()) > file.size_bytes()) {
-      return absl::DataLossError(absl::StrCat(checkpoint_.name(), ": ", file.path(), ": the coordinator sends more than the ",
-                                              file.size_bytes(), " bytes that it announced"));
+      return absl::DataLossError(absl::StrCat(checkpoint_.name(), ": ", file.path(),
+                                              ": the coordinator sends more than the ", file.size_bytes(),
+                                              " bytes that it announced"));
     }
     out.write(chunk.data().data(), static_cast<std::streamsize>(chunk.data().size()));
     out.flush();
@@ -209,7 +210,8 @@ class Download {
     SAB_ASSIGN_OR_RETURN(const v1::Checkpoint found, VerifyCheckpoint(folder_.string()));
     SAB_ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile((folder_ / std::string(kManifestFile)).string()));
     if (digest == checkpoint_.manifest_sha256()) return absl::OkStatus();
-    return absl::DataLossError(absl::StrCat(folder_.string(), ": manifest.json is not the one recorded for ", checkpoint_.name()));
+    return absl::DataLossError(
+        absl::StrCat(folder_.string(), ": manifest.json is not the one recorded for ", checkpoint_.name()));
   }
 
   void Advance(int64_t bytes) {

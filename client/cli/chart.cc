@@ -57,8 +57,8 @@ std::string Chart(const Series& series, int width, int height) {
   const std::string left = absl::StrCat("step ", static_cast<int64_t>(series.front().first));
   const std::string right = absl::StrCat(static_cast<int64_t>(series.back().first));
   const int gap = std::max(1, count - static_cast<int>(left.size() + right.size()));
-  absl::StrAppend(&text, std::string(kAxis, ' '), " +", std::string(count + 1, '-'), "\n", std::string(kAxis + 3, ' '), left,
-                  std::string(gap, ' '), right, "\n");
+  absl::StrAppend(&text, std::string(kAxis, ' '), " +", std::string(count + 1, '-'), "\n", std::string(kAxis + 3, ' '),
+                  left, std::string(gap, ' '), right, "\n");
   return text;
 }
 

@@ -1,3 +1,5 @@
+#include "common/checkpoint/checkpoint.h"
+
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -6,7 +8,6 @@
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/progress.h"
-#include "common/checkpoint/checkpoint.h"
 
 namespace sab::client {
 namespace {
@@ -39,8 +40,8 @@ int List(Context& context, const CheckpointOptions& options) {
     Table table({"CHECKPOINT", "STEP", "ATTEMPT", "EVAL LOSS", "SIZE", "CREATED"});
     for (const v1::Checkpoint& checkpoint : *checkpoints) {
       table.Add({checkpoint.name(), absl::StrCat(checkpoint.step()), absl::StrCat(checkpoint.attempt()),
-                 checkpoint.has_eval_loss() ? FormatNumber(checkpoint.eval_loss()) : "-", FormatBytes(checkpoint.size_bytes()),
-                 FormatAge(checkpoint.create_time(), absl::Now())});
+                 checkpoint.has_eval_loss() ? FormatNumber(checkpoint.eval_loss()) : "-",
+                 FormatBytes(checkpoint.size_bytes()), FormatAge(checkpoint.create_time(), absl::Now())});
     }
     out << table.Text();
   }
@@ -75,14 +76,15 @@ int Download(Context& context, const CheckpointOptions& options) {
     const double fraction = total > 0 ? static_cast<double>(done) / static_cast<double>(total) : 1;
     if (!live || static_cast<int>(fraction * 100) == shown) return;
     shown = static_cast<int>(fraction * 100);
-    context.streams.err << "\r\x1b[K" << Bar(fraction, 30) << " " << FormatBytes(done) << " of " << FormatBytes(total) << std::flush;
+    context.streams.err << "\r\x1b[K" << Bar(fraction, 30) << " " << FormatBytes(done) << " of " << FormatBytes(total)
+                        << std::flush;
   };
   const absl::Status status = DownloadCheckpoint(context.client(), *checkpoint, download);
   if (live) context.streams.err << "\r\x1b[K" << std::flush;
   if (!status.ok()) return context.Fail(status);
   if (!context.quiet) {
-    context.streams.out << checkpoint->name() << " (step " << checkpoint->step() << ", " << FormatBytes(checkpoint->size_bytes())
-                        << ") lies verified in " << options.to << "\n";
+    context.streams.out << checkpoint->name() << " (step " << checkpoint->step() << ", "
+                        << FormatBytes(checkpoint->size_bytes()) << ") lies verified in " << options.to << "\n";
   }
   return kExitOk;
 }
@@ -95,7 +97,8 @@ int Verify(Context& context, const std::string& folder) {
   for (const v1::CheckpointFile& file : checkpoint->files()) {
     table.Add({file.path(), FormatBytes(file.size_bytes()), file.sha256()});
   }
-  context.streams.out << table.Text() << checkpoint->name() << ", step " << checkpoint->step() << ": every file fits its digest\n";
+  context.streams.out << table.Text() << checkpoint->name() << ", step " << checkpoint->step()
+                      << ": every file fits its digest\n";
   return kExitOk;
 }
 
@@ -117,14 +120,19 @@ void AddDownload(CLI::App* group, Context* context) {
   command->add_option("--step", options->step, "That of this step (the latest otherwise)")
       ->check(CLI::NonNegativeNumber.description(""))
       ->type_name("N");
-  command->add_option("--to", options->to, "The folder that becomes the checkpoint; created if missing")->required()->type_name("DIR");
+  command->add_option("--to", options->to, "The folder that becomes the checkpoint; created if missing")
+      ->required()
+      ->type_name("DIR");
   command->add_flag("--force", options->force, "Replace a checkpoint that lies there");
-  command->footer("Files are checked against their SHA-256; a damaged checkpoint is refused. A download that was cut off goes on where it\n"
-                  "was when the command is repeated.\n\nExamples:\n"
-                  "  sabctl checkpoint download jobs/3f9k2mzq --to out\n"
-                  "  sabctl checkpoint download 3f9k2mzq --step 500 --to out-500\n"
-                  "  python3 -c 'import safetensors.numpy as s; print(s.load_file(\"out/model.safetensors\").keys())'");
-  command->callback([context, options] { context->action = [context, options] { return Download(*context, *options); }; });
+  command->footer(
+      "Files are checked against their SHA-256; a damaged checkpoint is refused. A download that was cut off goes on "
+      "where it\n"
+      "was when the command is repeated.\n\nExamples:\n"
+      "  sabctl checkpoint download jobs/3f9k2mzq --to out\n"
+      "  sabctl checkpoint download 3f9k2mzq --step 500 --to out-500\n"
+      "  python3 -c 'import safetensors.numpy as s; print(s.load_file(\"out/model.safetensors\").keys())'");
+  command->callback(
+      [context, options] { context->action = [context, options] { return Download(*context, *options); }; });
 }
 
 void AddVerify(CLI::App* group, Context* context) {
@@ -141,7 +149,9 @@ void AddVerify(CLI::App* group, Context* context) {
 void AddCheckpoint(CLI::App& app, Context* context) {
   CLI::App* group = app.add_subcommand("checkpoint", "List, fetch and verify checkpoints");
   group->require_subcommand(1);
-  group->footer("Examples:\n  sabctl checkpoint list JOB\n  sabctl checkpoint download JOB --to out\n  sabctl checkpoint verify out");
+  group->footer(
+      "Examples:\n  sabctl checkpoint list JOB\n  sabctl checkpoint download JOB --to out\n  sabctl checkpoint verify "
+      "out");
   AddList(group, context);
   AddDownload(group, context);
   AddVerify(group, context);

@@ -4,8 +4,8 @@
 
 #include "client/cli/context.h"
 
-// One function for each command, in the file of its name: adds the command to `app`, and when it is chosen sets `context->action`.
-// Both outlive the parsed command line.
+// One function for each command, in the file of its name: adds the command to `app`, and when it is chosen sets
+// `context->action`. Both outlive the parsed command line.
 namespace sab::client {
 
 void AddSubmit(CLI::App& app, Context* context);

@@ -43,7 +43,9 @@ absl::StatusOr<Column> Fetch(Client& client, const std::string& name) {
 // The figure that tells most about these jobs.
 std::string ChooseMetric(const std::vector<Column>& columns) {
   for (const char* name : {"accuracy", "bits", "mse"}) {
-    if (std::all_of(columns.begin(), columns.end(), [&](const Column& column) { return column.figures.count(name) > 0; })) return name;
+    if (std::all_of(columns.begin(), columns.end(),
+                    [&](const Column& column) { return column.figures.count(name) > 0; }))
+      return name;
   }
   return "loss";
 }
@@ -122,13 +124,17 @@ void AddCompare(CLI::App& app, Context* context) {
   auto options = std::make_shared<CompareOptions>();
   CLI::App* command = app.add_subcommand("compare", "Lay the last evaluations of several jobs side by side");
   command->add_option("JOB", options->jobs, "The jobs: jobs/{id} or the id alone")->required()->type_name(" ");
-  command->add_option("--metric", options->metric, "The figure (accuracy, bits, mse or loss otherwise, the first they all have)")
+  command
+      ->add_option("--metric", options->metric,
+                   "The figure (accuracy, bits, mse or loss otherwise, the first they all have)")
       ->type_name("NAME");
   AddOutputOption(command, &options->output, {"table", "jsonl"});
-  command->footer("Examples:\n"
-                  "  sabctl compare jobs/3f9k2mzq jobs/7xw4bn2p\n"
-                  "  sabctl compare $(sabctl list --label study=copy -o name) --metric loss");
-  command->callback([context, options] { context->action = [context, options] { return Compare(*context, *options); }; });
+  command->footer(
+      "Examples:\n"
+      "  sabctl compare jobs/3f9k2mzq jobs/7xw4bn2p\n"
+      "  sabctl compare $(sabctl list --label study=copy -o name) --metric loss");
+  command->callback(
+      [context, options] { context->action = [context, options] { return Compare(*context, *options); }; });
 }
 
 }  // namespace sab::client

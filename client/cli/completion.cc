@@ -19,7 +19,8 @@ struct Node {
 void Collect(const CLI::App& app, const std::string& path, std::vector<Node>* nodes) {
   Node node{.path = path, .description = app.get_description()};
   for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) node.options.emplace_back("--" + name, option->get_description());
+    for (const std::string& name : option->get_lnames())
+      node.options.emplace_back("--" + name, option->get_description());
     node.takes_job = node.takes_job || option->get_name() == "JOB";
   }
   const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
@@ -39,13 +40,14 @@ std::string Names(const std::vector<std::pair<std::string, std::string>>& entrie
 std::string Bash(const std::vector<Node>& nodes) {
   std::string cases;
   for (const Node& node : nodes) {
-    absl::StrAppend(&cases, "    '", node.path, "') commands='", Names(node.commands), "' options='", Names(node.options), "' job=",
-                    node.takes_job ? 1 : 0, " ;;\n");
+    absl::StrAppend(&cases, "    '", node.path, "') commands='", Names(node.commands), "' options='",
+                    Names(node.options), "' job=", node.takes_job ? 1 : 0, " ;;\n");
   }
   return absl::StrCat(R"sh(# sabctl completion for bash: source <(sabctl completion bash)
 _sabctl_words() {
   case "$1" in
-)sh", cases, R"sh(    *) return 1 ;;
+)sh",
+                      cases, R"sh(    *) return 1 ;;
   esac
 }
 _sabctl() {
@@ -59,7 +61,8 @@ _sabctl() {
     esac
   done
   if [[ $current == -* ]]; then
-    COMPREPLY=($(compgen -W "$options $global" -- "$current"))
+    [[ -n $path ]] && options+=" $global"
+    COMPREPLY=($(compgen -W "$options" -- "$current"))
   elif [[ -n $commands ]]; then
     COMPREPLY=($(compgen -W "$commands" -- "$current"))
   elif [[ $job == 1 ]]; then
@@ -73,8 +76,10 @@ complete -o filenames -F _sabctl sabctl
 }
 
 std::string Zsh(const std::vector<Node>& nodes) {
-  return absl::StrCat("#compdef sabctl\n# sabctl completion for zsh: source <(sabctl completion zsh)\nautoload -U +X bashcompinit && bashcompinit\n",
-                      Bash(nodes));
+  return absl::StrCat(
+      "#compdef sabctl\n# sabctl completion for zsh: source <(sabctl completion zsh)\nautoload -U +X bashcompinit && "
+      "bashcompinit\n",
+      Bash(nodes));
 }
 
 std::string FishQuoted(const std::string& text) {
@@ -89,16 +94,19 @@ std::string FishQuoted(const std::string& text) {
 std::string Fish(const std::vector<Node>& nodes) {
   std::string text = "# sabctl completion for fish: sabctl completion fish | source\n";
   for (const Node& node : nodes) {
-    std::string condition = node.path.empty() ? "" : " -n '__fish_seen_subcommand_from " + node.path.substr(node.path.rfind(' ') + 1) + "'";
+    std::string condition =
+        node.path.empty() ? "" : " -n '__fish_seen_subcommand_from " + node.path.substr(node.path.rfind(' ') + 1) + "'";
     const std::string first = node.path.empty() ? " -n __fish_use_subcommand" : condition;
     for (const auto& [name, description] : node.commands) {
       absl::StrAppend(&text, "complete -c sabctl -f", first, " -a ", name, " -d ", FishQuoted(description), "\n");
     }
     for (const auto& [name, description] : node.options) {
-      absl::StrAppend(&text, "complete -c sabctl", condition, " -l ", name.substr(2), " -d ", FishQuoted(description), "\n");
+      absl::StrAppend(&text, "complete -c sabctl", condition, " -l ", name.substr(2), " -d ", FishQuoted(description),
+                      "\n");
     }
     if (node.takes_job) {
-      absl::StrAppend(&text, "complete -c sabctl -f", condition, " -a '(sabctl list -o name --quiet --connect-timeout 1s 2>/dev/null)'\n");
+      absl::StrAppend(&text, "complete -c sabctl -f", condition,
+                      " -a '(sabctl list -o name --quiet --connect-timeout 1s 2>/dev/null)'\n");
     }
   }
   return text;
@@ -113,7 +121,9 @@ void AddCompletion(CLI::App& app, Context* context) {
       ->required()
       ->check(CLI::IsMember({"bash", "zsh", "fish"}).description(""))
       ->type_name(" ");
-  command->footer("Examples:\n  source <(sabctl completion bash)\n  sabctl completion fish > ~/.config/fish/completions/sabctl.fish");
+  command->footer(
+      "Examples:\n  source <(sabctl completion bash)\n  sabctl completion fish > "
+      "~/.config/fish/completions/sabctl.fish");
   command->callback([context, shell, &app] {
     context->action = [context, shell, &app] {
       std::vector<Node> nodes;

@@ -8,19 +8,26 @@ namespace sab::client {
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return kExitOk;
-    case absl::StatusCode::kInvalidArgument: return kExitUsage;
+    case absl::StatusCode::kOk:
+      return kExitOk;
+    case absl::StatusCode::kInvalidArgument:
+      return kExitUsage;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kDeadlineExceeded: return kExitUnreachable;
-    default: return kExitFailed;
+    case absl::StatusCode::kDeadlineExceeded:
+      return kExitUnreachable;
+    default:
+      return kExitFailed;
   }
 }
 
 int ExitCodeOf(v1::JobState state) {
   switch (state) {
-    case v1::JOB_STATE_SUCCEEDED: return kExitOk;
-    case v1::JOB_STATE_CANCELLED: return kExitCancelled;
-    default: return kExitFailed;
+    case v1::JOB_STATE_SUCCEEDED:
+      return kExitOk;
+    case v1::JOB_STATE_CANCELLED:
+      return kExitCancelled;
+    default:
+      return kExitFailed;
   }
 }
 
@@ -44,7 +51,8 @@ void Context::PrintError(std::string_view text) {
 int Context::Fail(const absl::Status& status) {
   const std::string text(status.message());
   PrintError(text.empty() ? absl::StatusCodeToString(status.code()) : text);
-  if (absl::IsUnimplemented(status)) PrintError("the coordinator is of another version; `sabctl version` shows this one's");
+  if (absl::IsUnimplemented(status))
+    PrintError("the coordinator is of another version; `sabctl version` shows this one's");
   return ExitCodeOf(status);
 }
 

@@ -25,8 +25,9 @@ void AddDelete(CLI::App& app, Context* context) {
   auto names = std::make_shared<std::vector<std::string>>();
   CLI::App* command = app.add_subcommand("delete", "Delete final jobs with their figures, logs and checkpoints");
   command->add_option("JOB", *names, "The jobs: jobs/{id} or the id alone")->required()->type_name(" ");
-  command->footer("A job that is not final is refused: cancel it first.\n\nExamples:\n"
-                  "  sabctl delete jobs/3f9k2mzq\n  sabctl delete $(sabctl list --state failed -o name)");
+  command->footer(
+      "A job that is not final is refused: cancel it first.\n\nExamples:\n"
+      "  sabctl delete jobs/3f9k2mzq\n  sabctl delete $(sabctl list --state failed -o name)");
   command->callback([context, names] { context->action = [context, names] { return DeleteJobs(*context, *names); }; });
 }
 

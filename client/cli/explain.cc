@@ -31,8 +31,9 @@ void AddExplain(CLI::App& app, Context* context) {
   AddJobArgument(command, job.get());
   AddOutputOption(command, output.get(), {"table", "json", "yaml"});
   command->footer("Examples:\n  sabctl explain jobs/3f9k2mzq");
-  command->callback(
-      [context, job, output] { context->action = [context, job, output] { return Explain(*context, *job, *output); }; });
+  command->callback([context, job, output] {
+    context->action = [context, job, output] { return Explain(*context, *job, *output); };
+  });
 }
 
 }  // namespace sab::client

@@ -49,10 +49,11 @@ Json ToOrderedJson(const google::protobuf::Message& message) {
 std::string YamlScalar(const Json& value) {
   if (!value.is_string()) return value.dump();
   const auto& text = value.get_ref<const std::string&>();
-  const bool plain = !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) &&
-                     std::all_of(text.begin(), text.end(),
-                                 [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '/' || c == '.'; }) &&
-                     text != "true" && text != "false" && text != "null" && text != "yes" && text != "no";
+  const bool plain =
+      !text.empty() && std::isalpha(static_cast<unsigned char>(text[0])) &&
+      std::all_of(text.begin(), text.end(),
+                  [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '-' || c == '/' || c == '.'; }) &&
+      text != "true" && text != "false" && text != "null" && text != "yes" && text != "no";
   return plain ? text : value.dump();
 }
 
@@ -136,7 +137,9 @@ std::string StateName(v1::WorkerState state) {
   return std::string(absl::StripPrefix(v1::WorkerState_Name(state), "WORKER_STATE_"));
 }
 
-std::string ToJson(const google::protobuf::Message& message) { return ToOrderedJson(message).dump(2) + "\n"; }
+std::string ToJson(const google::protobuf::Message& message) {
+  return ToOrderedJson(message).dump(2) + "\n";
+}
 
 std::string ToYaml(const google::protobuf::Message& message) {
   std::string out;
@@ -161,9 +164,13 @@ std::string FormatAge(const google::protobuf::Timestamp& moment, absl::Time now)
   return absl::StrCat(ShortDuration(std::max(now - ToTime(moment), absl::ZeroDuration())), " ago");
 }
 
-Table::Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
+Table::Table(std::vector<std::string> header) {
+  rows_.push_back(std::move(header));
+}
 
-void Table::Add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+void Table::Add(std::vector<std::string> row) {
+  rows_.push_back(std::move(row));
+}
 
 std::string Table::Text() const {
   std::vector<size_t> widths;

@@ -26,14 +26,16 @@ std::string FormatBytes(int64_t bytes);
 // Four significant digits: "0.03125", "87.5", "1.2e-07", "NaN".
 std::string FormatNumber(double value);
 
-// The shortest text that reads back as the same number; JSON strings "NaN", "Infinity", "-Infinity" for what JSON lacks.
+// The shortest text that reads back as the same number; JSON strings "NaN", "Infinity", "-Infinity" for what JSON
+// lacks.
 std::string JsonNumber(double value);
 
 // "RUNNING"; "READY".
 std::string StateName(v1::JobState state);
 std::string StateName(v1::WorkerState state);
 
-// Protobuf's JSON with the proto's field names, indented; every field of the resource is there, but a job's spec only has what applies to it.
+// Protobuf's JSON with the proto's field names, indented; every field of the resource is there, but a job's spec only
+// has what applies to it.
 std::string ToJson(const google::protobuf::Message& message);
 // The same, as YAML.
 std::string ToYaml(const google::protobuf::Message& message);

@@ -24,8 +24,9 @@ std::string AttemptTable(const v1::Job& job) {
     }
     const absl::Time end = attempt.has_end_time() ? ToTime(attempt.end_time()) : absl::Now();
     table.Add({absl::StrCat(attempt.number()), absl::StrCat(attempt.start_step(), " to ", attempt.last_step()),
-               attempt.recovery_source().empty() ? "the beginning" : attempt.recovery_source(), absl::StrJoin(places, " "),
-               ShortDuration(end - ToTime(attempt.start_time())), attempt.end_reason().substr(0, attempt.end_reason().find('\n'))});
+               attempt.recovery_source().empty() ? "the beginning" : attempt.recovery_source(),
+               absl::StrJoin(places, " "), ShortDuration(end - ToTime(attempt.start_time())),
+               attempt.end_reason().substr(0, attempt.end_reason().find('\n'))});
   }
   return table.Text();
 }
@@ -37,9 +38,11 @@ std::string JobText(const v1::Job& job, absl::Time now) {
   if (!job.state_reason().empty()) table.Add({"Reason", job.state_reason()});
   table.Add({"Step", absl::StrCat(job.step(), " of ", job.spec().train().steps())});
   if (!job.stop_reason().empty()) table.Add({"Stopped by", job.stop_reason()});
-  if (job.skipped_steps() > 0) table.Add({"Skipped", absl::StrCat(job.skipped_steps(), " steps whose gradient was not finite")});
-  table.Add({"Created", absl::StrCat(absl::FormatTime(absl::RFC3339_sec, ToTime(job.create_time()), absl::UTCTimeZone()), " (",
-                                     FormatAge(job.create_time(), now), ")")});
+  if (job.skipped_steps() > 0)
+    table.Add({"Skipped", absl::StrCat(job.skipped_steps(), " steps whose gradient was not finite")});
+  table.Add(
+      {"Created", absl::StrCat(absl::FormatTime(absl::RFC3339_sec, ToTime(job.create_time()), absl::UTCTimeZone()),
+                               " (", FormatAge(job.create_time(), now), ")")});
   if (job.has_start_time()) {
     const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
     table.Add({job.has_end_time() ? "Took" : "Running for", ShortDuration(end - ToTime(job.start_time()))});
@@ -75,10 +78,11 @@ void AddGet(CLI::App& app, Context* context) {
   CLI::App* command = app.add_subcommand("get", "Show one job: state, steps, attempts, failure");
   AddJobArgument(command, &options->job);
   AddOutputOption(command, &options->output, {"table", "name", "json", "yaml"});
-  command->footer("-o yaml prints the job file with every setting resolved; it can be submitted again.\n\nExamples:\n"
-                  "  sabctl get jobs/3f9k2mzq\n"
-                  "  sabctl get 3f9k2mzq -o json | jq .state\n"
-                  "  sabctl get 3f9k2mzq -o yaml > again.yaml");
+  command->footer(
+      "-o yaml prints the job file with every setting resolved; it can be submitted again.\n\nExamples:\n"
+      "  sabctl get jobs/3f9k2mzq\n"
+      "  sabctl get 3f9k2mzq -o json | jq .state\n"
+      "  sabctl get 3f9k2mzq -o yaml > again.yaml");
   command->callback([context, options] { context->action = [context, options] { return Get(*context, *options); }; });
 }
 

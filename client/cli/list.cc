@@ -27,7 +27,8 @@ absl::StatusOr<std::string> Filter(const ListOptions& options) {
   for (const std::string& label : options.labels) {
     const size_t equals = label.find('=');
     if (equals == std::string::npos || equals == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("--label ", label, ": write KEY=VALUE, for example --label team=x"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--label ", label, ": write KEY=VALUE, for example --label team=x"));
     }
     terms.push_back(absl::StrCat("labels.", label.substr(0, equals), " = ", label.substr(equals + 1)));
   }
@@ -93,7 +94,8 @@ int List(Context& context, const ListOptions& options) {
 void AddList(CLI::App& app, Context* context) {
   auto options = std::make_shared<ListOptions>();
   CLI::App* command = app.add_subcommand("list", "List jobs, newest first");
-  command->add_option("--state", options->state, "Only jobs in this state: queued, running, succeeded ...")->type_name("STATE");
+  command->add_option("--state", options->state, "Only jobs in this state: queued, running, succeeded ...")
+      ->type_name("STATE");
   command->add_option("--label", options->labels, "Only jobs with this label. May be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
@@ -104,10 +106,11 @@ void AddList(CLI::App& app, Context* context) {
       ->type_name("N");
   command->add_flag("--all", options->all, "All pages");
   AddOutputOption(command, &options->output, {"table", "name", "json", "yaml"});
-  command->footer("Examples:\n"
-                  "  sabctl list --state running\n"
-                  "  sabctl list --label team=x --all -o name\n"
-                  "  sabctl list -o json | jq '.jobs[].name'");
+  command->footer(
+      "Examples:\n"
+      "  sabctl list --state running\n"
+      "  sabctl list --label team=x --all -o name\n"
+      "  sabctl list -o json | jq '.jobs[].name'");
   command->callback([context, options] { context->action = [context, options] { return List(*context, *options); }; });
 }
 

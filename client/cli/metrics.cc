@@ -20,7 +20,8 @@ struct MetricsOptions {
 };
 
 std::string JsonLine(const v1::MetricPoint& point) {
-  // Names come from the service and hold no character that JSON would escape; values may be what JSON has no number for.
+  // Names come from the service and hold no character that JSON would escape; values may be what JSON has no number
+  // for.
   return absl::StrCat("{\"step\": ", point.step(), ", \"split\": \"", point.split(), "\", \"name\": \"", point.name(),
                       "\", \"length\": ", point.length(), ", \"value\": ", JsonNumber(point.value()), "}\n");
 }
@@ -97,7 +98,8 @@ int Plot(Context& context, const JobId& id, MetricsOptions options) {
   });
   if (!status.ok()) return context.Fail(status);
   if (series.empty()) {
-    context.PrintError(absl::StrCat(id.name(), " has no figure named ", options.plot, "; `sabctl metrics ", id.name(), "` lists them"));
+    context.PrintError(absl::StrCat(id.name(), " has no figure named ", options.plot, "; `sabctl metrics ", id.name(),
+                                    "` lists them"));
     return kExitFailed;
   }
   for (const auto& [name, points] : series) {
@@ -128,12 +130,15 @@ void AddMetrics(CLI::App& app, Context* context) {
   command->add_option("--name", options->name, "Only this figure: loss, accuracy, ...")->type_name("NAME");
   command->add_option("--plot", options->plot, "Draw this figure over the steps instead")->type_name("NAME");
   AddOutputOption(command, &options->output, {"table", "jsonl", "csv"});
-  command->footer("A line of jsonl is {\"step\", \"split\", \"name\", \"length\", \"value\"}; length 0 is the training length, and values that are\n"
-                  "not finite are the strings \"NaN\", \"Infinity\", \"-Infinity\".\n\nExamples:\n"
-                  "  sabctl metrics jobs/3f9k2mzq --split eval\n"
-                  "  sabctl metrics 3f9k2mzq -o jsonl --follow | jq -c 'select(.name == \"accuracy\")'\n"
-                  "  sabctl metrics 3f9k2mzq --plot loss");
-  command->callback([context, options] { context->action = [context, options] { return Metrics(*context, *options); }; });
+  command->footer(
+      "A line of jsonl is {\"step\", \"split\", \"name\", \"length\", \"value\"}; length 0 is the training length, and "
+      "values that are\n"
+      "not finite are the strings \"NaN\", \"Infinity\", \"-Infinity\".\n\nExamples:\n"
+      "  sabctl metrics jobs/3f9k2mzq --split eval\n"
+      "  sabctl metrics 3f9k2mzq -o jsonl --follow | jq -c 'select(.name == \"accuracy\")'\n"
+      "  sabctl metrics 3f9k2mzq --plot loss");
+  command->callback(
+      [context, options] { context->action = [context, options] { return Metrics(*context, *options); }; });
 }
 
 }  // namespace sab::client

@@ -143,7 +143,8 @@ std::string ProgressView::EvaluationLine() const {
   std::string line = absl::StrCat("step ", evaluation_step_, " evaluation ");
   if (evaluation_.size() == 1) {
     for (const auto& [name, value] : evaluation_.begin()->second) {
-      if (Rank(name) < static_cast<int>(kHeadlines.size())) absl::StrAppend(&line, " ", name, " ", FormatNumber(value), " ");
+      if (Rank(name) < static_cast<int>(kHeadlines.size()))
+        absl::StrAppend(&line, " ", name, " ", FormatNumber(value), " ");
     }
     line.pop_back();
     return line;
@@ -189,11 +190,13 @@ std::vector<std::string> Summary(const v1::Job& job) {
   absl::StrAppend(&line, ": ", job.step(), " of ", job.spec().train().steps(), " steps");
   if (RunTime(job) != absl::InfiniteDuration()) absl::StrAppend(&line, " in ", ShortDuration(RunTime(job)));
   if (job.attempt_count() > 1) absl::StrAppend(&line, ", ", job.attempt_count(), " attempts");
-  if (job.skipped_steps() > 0) absl::StrAppend(&line, ", ", job.skipped_steps(), " steps skipped (gradient not finite)");
+  if (job.skipped_steps() > 0)
+    absl::StrAppend(&line, ", ", job.skipped_steps(), " steps skipped (gradient not finite)");
   std::vector<std::string> lines = {line};
   const std::string& why = job.failure().empty() ? job.state_reason() : job.failure();
   if (job.state() != v1::JOB_STATE_SUCCEEDED && !why.empty()) {
-    for (absl::string_view part : absl::StrSplit(why, '\n', absl::SkipEmpty())) lines.push_back(absl::StrCat("  ", part));
+    for (absl::string_view part : absl::StrSplit(why, '\n', absl::SkipEmpty()))
+      lines.push_back(absl::StrCat("  ", part));
   }
   return lines;
 }

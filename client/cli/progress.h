@@ -15,14 +15,14 @@
 
 namespace sab::client {
 
-// Turns what is heard of a job into lines to print and one line of live progress. Pure: time is passed in, nothing is printed. Not
-// thread-safe.
+// Turns what is heard of a job into lines to print and one line of live progress. Pure: time is passed in, nothing is
+// printed. Not thread-safe.
 class ProgressView {
  public:
   struct Options {
-    bool live = false;   // a status line is redrawn in place; otherwise training steps give plain lines now and then
+    bool live = false;  // a status line is redrawn in place; otherwise training steps give plain lines now and then
     bool color = false;
-    int width = 100;     // columns of the status line
+    int width = 100;                                   // columns of the status line
     absl::Duration plain_interval = absl::Seconds(5);  // least time between two plain lines of training
   };
 
@@ -37,7 +37,8 @@ class ProgressView {
   // The evaluation whose figures may still be arriving; call at the end.
   std::vector<std::string> Flush();
 
-  // "copy-10  [#####     ]  45%  4500/10000  loss 0.0312  accuracy 0.962  38.1 steps/s  ETA 2m24s", at most `width` columns.
+  // "copy-10  [#####     ]  45%  4500/10000  loss 0.0312  accuracy 0.962  38.1 steps/s  ETA 2m24s", at most `width`
+  // columns.
   std::string StatusLine(absl::Time now) const;
 
   const v1::Job& job() const { return job_; }

@@ -4,7 +4,8 @@
 namespace sab::client {
 namespace {
 
-constexpr char kFooter[] = R"(Exit codes: 0 done, 1 failed, 2 usage or a refused job file, 3 cancelled, 4 timed out, 5 no coordinator.
+constexpr char kFooter[] =
+    R"(Exit codes: 0 done, 1 failed, 2 usage or a refused job file, 3 cancelled, 4 timed out, 5 no coordinator.
 
 Examples:
   sabctl up --workers 2                    a coordinator and two workers on this machine
@@ -41,8 +42,10 @@ int RunSabctl(const std::vector<std::string>& arguments, Streams streams,
   if (auto it = environment.find("SAB_ADDRESS"); it != environment.end() && !it->second.empty()) {
     context.address = it->second;
   }
-  CLI::App app("Trains sequence models with Sparse Attentive Backtracking on a cluster: submits jobs, follows them, fetches checkpoints.",
-               "sabctl");
+  CLI::App app(
+      "Trains sequence models with Sparse Attentive Backtracking on a cluster: submits jobs, follows them, fetches "
+      "checkpoints.",
+      "sabctl");
   app.require_subcommand(1);
   app.fallthrough();
   app.footer(kFooter);
@@ -50,7 +53,8 @@ int RunSabctl(const std::vector<std::string>& arguments, Streams streams,
   app.add_option("--address", context.address, "The coordinator, HOST:PORT (environment: SAB_ADDRESS)")
       ->capture_default_str()
       ->type_name("HOST:PORT");
-  app.add_option("--connect-timeout", context.connect_timeout, "How long to wait for a coordinator that does not answer")
+  app.add_option("--connect-timeout", context.connect_timeout,
+                 "How long to wait for a coordinator that does not answer")
       ->check(IsDuration())
       ->capture_default_str()
       ->type_name("DURATION");

@@ -53,7 +53,8 @@ struct Member {
   ChildProcess process;
 };
 
-// A coordinator and workers as children of this process. Signals arrive on a descriptor, so that all waiting is in one place. Single-threaded.
+// A coordinator and workers as children of this process. Signals arrive on a descriptor, so that all waiting is in one
+// place. Single-threaded.
 class Cluster {
  public:
   Cluster(Context& context, const UpOptions& options)
@@ -87,17 +88,30 @@ class Cluster {
  private:
   absl::Status BringUp() {
     SAB_RETURN_IF_ERROR(Prepare());
-    SAB_RETURN_IF_ERROR(Start("coordinator", "sab-coordinator",
-                              {"--state-dir", Path("coordinator"), "--listen", options_.listen, "--metrics-listen", "127.0.0.1:0",
-                               "--checkpoint-dir", Path("checkpoints"), "--address-file", Path("run/coordinator.address"),
-                               "--metrics-address-file", Path("run/coordinator.metrics")}));
+    SAB_RETURN_IF_ERROR(
+        Start("coordinator", "sab-coordinator",
+              {"--state-dir", Path("coordinator"), "--listen", options_.listen, "--metrics-listen", "127.0.0.1:0",
+               "--checkpoint-dir", Path("checkpoints"), "--address-file", Path("run/coordinator.address"),
+               "--metrics-address-file", Path("run/coordinator.metrics")}));
     SAB_ASSIGN_OR_RETURN(address_, AwaitFile("run/coordinator.address"));
     const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
     for (int i = 0; i < options_.workers; ++i) {
-      std::vector<std::string> arguments = {
-          "--coordinator", address_, "--state-dir", Path(absl::StrCat("workers/", i)), "--slots", "1", "--device", "auto",
-          "--threads-per-slot", absl::StrCat(std::max(1, cores / options_.workers)), "--advertise", "127.0.0.1",
-          "--metrics-listen", "127.0.0.1:0", "--metrics-address-file", Path(absl::StrCat("run/worker-", i, ".metrics"))};
+      std::vector<std::string> arguments = {"--coordinator",
+                                            address_,
+                                            "--state-dir",
+                                            Path(absl::StrCat("workers/", i)),
+                                            "--slots",
+                                            "1",
+                                            "--device",
+                                            "auto",
+                                            "--threads-per-slot",
+                                            absl::StrCat(std::max(1, cores / options_.workers)),
+                                            "--advertise",
+                                            "127.0.0.1",
+                                            "--metrics-listen",
+                                            "127.0.0.1:0",
+                                            "--metrics-address-file",
+                                            Path(absl::StrCat("run/worker-", i, ".metrics"))};
       if (!options_.trainer.empty()) {
         arguments.push_back("--trainer");
         arguments.push_back(options_.trainer);
@@ -116,7 +130,8 @@ class Cluster {
     std::error_code error;
     for (const char* folder : {"coordinator", "checkpoints", "workers", "logs", "run"}) {
       fs::create_directories(dir_ / folder, error);
-      if (error) return absl::FailedPreconditionError(absl::StrCat("cannot create ", Path(folder), ": ", error.message()));
+      if (error)
+        return absl::FailedPreconditionError(absl::StrCat("cannot create ", Path(folder), ": ", error.message()));
     }
     for (int i = 0; i < options_.workers; ++i) fs::create_directories(dir_ / "workers" / std::to_string(i), error);
     lock_ = open(Path("lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
@@ -132,7 +147,8 @@ class Cluster {
     sigprocmask(SIG_BLOCK, &set, nullptr);
     signals_ = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     changes_ = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    if (signals_ < 0 || changes_ < 0 || inotify_add_watch(changes_, Path("run").c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
+    if (signals_ < 0 || changes_ < 0 ||
+        inotify_add_watch(changes_, Path("run").c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
       return absl::ErrnoToStatus(errno, "cannot watch " + Path("run"));
     }
     return absl::OkStatus();
@@ -149,8 +165,9 @@ class Cluster {
   // Waits for a signal, a file in run/, or `timeout`; takes note of the signals.
   void AwaitEvent(absl::Duration timeout) {
     pollfd events[] = {{signals_, POLLIN, 0}, {changes_, POLLIN, 0}};
-    const int milliseconds =
-        timeout == absl::InfiniteDuration() ? -1 : static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(timeout)));
+    const int milliseconds = timeout == absl::InfiniteDuration()
+                                 ? -1
+                                 : static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(timeout)));
     poll(events, std::size(events), milliseconds);
     signalfd_siginfo info;
     while (read(signals_, &info, sizeof(info)) == sizeof(info)) {
@@ -177,7 +194,8 @@ class Cluster {
     if (told_to_end_) return absl::CancelledError("ended while coming up");
     if (const Member* member = Fallen()) return absl::FailedPreconditionError(member->title + " has ended");
     if (absl::Now() < deadline) return absl::OkStatus();
-    return absl::FailedPreconditionError(absl::StrCat("waited ", ShortDuration(kComeUp), " for ", waits_for, "; see the logs in ", Path("logs")));
+    return absl::FailedPreconditionError(
+        absl::StrCat("waited ", ShortDuration(kComeUp), " for ", waits_for, "; see the logs in ", Path("logs")));
   }
 
   absl::StatusOr<std::string> AwaitFile(const std::string& name) {
@@ -220,8 +238,8 @@ class Cluster {
     std::ostream& out = context_.streams.out;
     out << "coordinator  " << address_ << "   metrics http://" << MetricsAddress("coordinator") << "/metrics\n";
     for (int i = 0; i < options_.workers; ++i) {
-      out << "worker " << i << "     ready" << std::string(address_.size() - std::min<size_t>(address_.size(), 5), ' ') << "   metrics http://"
-          << MetricsAddress(absl::StrCat("worker-", i)) << "/metrics\n";
+      out << "worker " << i << "     ready" << std::string(address_.size() - std::min<size_t>(address_.size(), 5), ' ')
+          << "   metrics http://" << MetricsAddress(absl::StrCat("worker-", i)) << "/metrics\n";
     }
     out << "state in " << dir_.string() << ", logs in " << Path("logs") << "\n";
     if (address_ != "127.0.0.1:7070") out << "use it with: export SAB_ADDRESS=" << address_ << "\n";
@@ -257,7 +275,9 @@ class Cluster {
   };
   void End(Range range, absl::Time deadline) {
     for (auto it = range.begin; it != range.end; ++it) it->process.Signal(SIGTERM);
-    const auto running = [&] { return std::any_of(range.begin, range.end, [](Member& member) { return member.process.running(); }); };
+    const auto running = [&] {
+      return std::any_of(range.begin, range.end, [](Member& member) { return member.process.running(); });
+    };
     while (running() && absl::Now() < deadline && !impatient_) AwaitEvent(deadline - absl::Now());
     for (auto it = range.begin; it != range.end; ++it) {
       if (!it->process.running()) continue;
@@ -291,17 +311,26 @@ void AddUp(CLI::App& app, Context* context) {
       ->check(CLI::Range(1, 64).description(""))
       ->capture_default_str()
       ->type_name("N");
-  command->add_option("--state-dir", options->state_dir, "Jobs, checkpoints and logs are kept here")->capture_default_str()->type_name("DIR");
+  command->add_option("--state-dir", options->state_dir, "Jobs, checkpoints and logs are kept here")
+      ->capture_default_str()
+      ->type_name("DIR");
   command->add_option("--listen", options->listen, "Where the coordinator listens; port 0 picks a free one")
       ->capture_default_str()
       ->type_name("HOST:PORT");
-  command->add_option("--address-file", options->address_file, "Written once all workers are ready: the coordinator's HOST:PORT")->type_name("FILE");
-  command->add_option("--trainer", options->trainer, "The trainer program (sab-trainer beside this one otherwise)")->type_name("FILE");
-  command->footer("Nothing is restarted silently: when one of them ends, that is said and the others are ended (exit code 1).\n\nExamples:\n"
-                  "  sabctl up\n"
-                  "  sabctl up --workers 4 --state-dir /var/lib/sab --listen 0.0.0.0:7070\n"
-                  "  sabctl up --listen 127.0.0.1:0 --address-file /tmp/sab.address --quiet &");
-  command->callback([context, options] { context->action = [context, options] { return Cluster(*context, *options).Run(); }; });
+  command
+      ->add_option("--address-file", options->address_file,
+                   "Written once all workers are ready: the coordinator's HOST:PORT")
+      ->type_name("FILE");
+  command->add_option("--trainer", options->trainer, "The trainer program (sab-trainer beside this one otherwise)")
+      ->type_name("FILE");
+  command->footer(
+      "Nothing is restarted silently: when one of them ends, that is said and the others are ended (exit code "
+      "1).\n\nExamples:\n"
+      "  sabctl up\n"
+      "  sabctl up --workers 4 --state-dir /var/lib/sab --listen 0.0.0.0:7070\n"
+      "  sabctl up --listen 127.0.0.1:0 --address-file /tmp/sab.address --quiet &");
+  command->callback(
+      [context, options] { context->action = [context, options] { return Cluster(*context, *options).Run(); }; });
 }
 
 }  // namespace sab::client

@@ -20,11 +20,12 @@ int Wait(Context& context, const WaitOptions& options) {
   const absl::Time deadline =
       options.timeout.empty() ? absl::InfiniteFuture() : absl::Now() + *ParseDuration(options.timeout);
   v1::Job last;
-  const auto job = context.client().WatchJob(*id, [&](const v1::Job& seen) { last = seen; }, deadline);
+  const auto job = context.client().WatchJob(
+      *id, [&](const v1::Job& seen) { last = seen; }, deadline);
   if (absl::IsDeadlineExceeded(job.status())) {
-    context.PrintError(absl::StrCat(id->name(), " is ", last.name().empty() ? "not known to be final" : StateName(last.state()),
-                                    " after ", options.timeout, " (step ", last.step(), " of ", last.spec().train().steps(),
-                                    "); it goes on"));
+    context.PrintError(absl::StrCat(
+        id->name(), " is ", last.name().empty() ? "not known to be final" : StateName(last.state()), " after ",
+        options.timeout, " (step ", last.step(), " of ", last.spec().train().steps(), "); it goes on"));
     return kExitTimedOut;
   }
   if (!job.ok()) return context.Fail(job.status());
@@ -43,9 +44,10 @@ void AddWait(CLI::App& app, Context* context) {
   command->add_option("--timeout", options->timeout, "Give up after this time, with exit code 4")
       ->check(IsDuration())
       ->type_name("DURATION");
-  command->footer("Ends with the job's exit code: 0 succeeded, 1 failed, 3 cancelled; 4 timed out.\n\nExamples:\n"
-                  "  sabctl wait jobs/3f9k2mzq --timeout 5m\n"
-                  "  job=$(sabctl submit job.yaml -o name) && sabctl wait $job && sabctl checkpoint download $job --to out");
+  command->footer(
+      "Ends with the job's exit code: 0 succeeded, 1 failed, 3 cancelled; 4 timed out.\n\nExamples:\n"
+      "  sabctl wait jobs/3f9k2mzq --timeout 5m\n"
+      "  job=$(sabctl submit job.yaml -o name) && sabctl wait $job && sabctl checkpoint download $job --to out");
   command->callback([context, options] { context->action = [context, options] { return Wait(*context, *options); }; });
 }
 

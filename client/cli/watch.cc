@@ -121,8 +121,9 @@ void AddWatch(CLI::App& app, Context* context) {
   auto job = std::make_shared<std::string>();
   CLI::App* command = app.add_subcommand("watch", "Follow a job to its end: progress, figures, changes of state");
   AddJobArgument(command, job.get());
-  command->footer("Ends with the job's exit code: 0 succeeded, 1 failed, 3 cancelled.\n\nExamples:\n"
-                  "  sabctl watch jobs/3f9k2mzq\n  sabctl watch 3f9k2mzq | tee training.log   plain lines");
+  command->footer(
+      "Ends with the job's exit code: 0 succeeded, 1 failed, 3 cancelled.\n\nExamples:\n"
+      "  sabctl watch jobs/3f9k2mzq\n  sabctl watch 3f9k2mzq | tee training.log   plain lines");
   command->callback([context, job] {
     context->action = [context, job] {
       const auto id = ParseJobArgument(*job);

@@ -23,9 +23,9 @@ std::string WorkerTable(const std::vector<v1::Worker>& workers, absl::Time now) 
         jobs.insert(slot.job());
       }
     }
-    table.Add({worker.name(), StateName(worker.state()), worker.host(), absl::StrCat(worker.slots_size()), absl::StrCat(free),
-               absl::StrJoin(devices, ", "), jobs.empty() ? "-" : absl::StrJoin(jobs, " "), worker.version(),
-               FormatAge(worker.last_sync_time(), now)});
+    table.Add({worker.name(), StateName(worker.state()), worker.host(), absl::StrCat(worker.slots_size()),
+               absl::StrCat(free), absl::StrJoin(devices, ", "), jobs.empty() ? "-" : absl::StrJoin(jobs, " "),
+               worker.version(), FormatAge(worker.last_sync_time(), now)});
   }
   return table.Text();
 }

@@ -71,7 +71,8 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   prepared.arguments = Pointers(options.command);
   prepared.environment_text = Environment(options.environment);
   prepared.environment = Pointers(prepared.environment_text);
-  for (const auto& [path, descriptor] : {std::pair(&options.output, &prepared.output), std::pair(&options.errors, &prepared.errors)}) {
+  for (const auto& [path, descriptor] :
+       {std::pair(&options.output, &prepared.output), std::pair(&options.errors, &prepared.errors)}) {
     if (path->empty()) continue;
     *descriptor = open(path->c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     if (*descriptor < 0) return absl::ErrnoToStatus(errno, "cannot write " + *path);
@@ -101,7 +102,9 @@ absl::StatusOr<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   return ChildProcess(pid);
 }
 
-ChildProcess::ChildProcess(ChildProcess&& other) noexcept { *this = std::move(other); }
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept {
+  *this = std::move(other);
+}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
   std::swap(pid_, other.pid_);

@@ -12,14 +12,14 @@
 namespace sab {
 
 struct ChildOptions {
-  std::vector<std::string> command;               // the program's path, then its arguments
-  std::string output;                             // file that standard output is appended to; empty: inherited
-  std::string errors;                             // the same for standard error; empty: it goes where the output goes
-  std::map<std::string, std::string> environment; // added to ours
+  std::vector<std::string> command;                // the program's path, then its arguments
+  std::string output;                              // file that standard output is appended to; empty: inherited
+  std::string errors;                              // the same for standard error; empty: it goes where the output goes
+  std::map<std::string, std::string> environment;  // added to ours
 };
 
-// A child process in a process group of its own, so that Ctrl-C at a terminal reaches the parent alone. It gets SIGTERM when the thread that
-// started it ends: start children on a thread that lives as long as they should. Not thread-safe.
+// A child process in a process group of its own, so that Ctrl-C at a terminal reaches the parent alone. It gets SIGTERM
+// when the thread that started it ends: start children on a thread that lives as long as they should. Not thread-safe.
 class ChildProcess {
  public:
   // NotFound, PermissionDenied, …: the program could not be run; the text names it and the system's reason.

@@ -387,8 +387,8 @@ bool FollowsFrom(const std::string& field, const std::string& unread) {
   return Overlap(field, is_kind ? unread.substr(0, dot) : unread);
 }
 
-// Adds what is wrong with the values of a file whose form is wrong elsewhere, so that all its problems are told at once;
-// in order of line.
+// Adds what is wrong with the values of a file whose form is wrong elsewhere, so that all its problems are told at
+// once; in order of line.
 void AddValueViolations(const SpecFile& file, const std::map<std::string, int>& lines,
                         std::vector<FieldViolation>* violations) {
   const std::vector<FieldViolation> unread = *violations;

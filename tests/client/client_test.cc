@@ -120,7 +120,8 @@ TEST_F(ClientTest, AWatchGoesOnFromTheLastVersionAfterABrokenConnection) {
   fake_.watch_job = [&](const v1::WatchJobRequest& request, const auto& write) {
     asked.push_back(request.after_version());
     v1::WatchJobResponse response;
-    *response.mutable_job() = JobAt(request.after_version() + 7, asked.size() < 3 ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_SUCCEEDED);
+    *response.mutable_job() =
+        JobAt(request.after_version() + 7, asked.size() < 3 ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_SUCCEEDED);
     write(response);
     return asked.size() < 3 ? absl::UnavailableError("cut off") : absl::OkStatus();
   };
@@ -162,7 +163,8 @@ TEST_F(ClientTest, AWatchEndsAtItsDeadline) {
     return absl::UnavailableError("again and again");
   };
   Client client(Options());
-  const auto job = client.WatchJob(id_, [](const v1::Job&) {}, absl::Now() + absl::Milliseconds(300));
+  const auto job = client.WatchJob(
+      id_, [](const v1::Job&) {}, absl::Now() + absl::Milliseconds(300));
   EXPECT_EQ(job.status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 
@@ -185,9 +187,12 @@ TEST_F(ClientTest, FiguresComeOnceEachOverABrokenConnection) {
   };
   Client client(Options());
   std::vector<int64_t> seen;
-  ASSERT_TRUE(client.WatchMetrics(id_, [&](const auto& points) {
-    for (const auto& point : points) seen.push_back(point.sequence());
-  }).ok());
+  ASSERT_TRUE(client
+                  .WatchMetrics(id_,
+                                [&](const auto& points) {
+                                  for (const auto& point : points) seen.push_back(point.sequence());
+                                })
+                  .ok());
   EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4, 5));
 }
 

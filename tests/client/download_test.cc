@@ -62,9 +62,10 @@ class DownloadTest : public ::testing::Test {
 
   absl::Status Download(bool force = false, absl::Duration connect_timeout = absl::Seconds(10)) {
     Client client({.address = fake_.address(), .connect_timeout = connect_timeout});
-    return DownloadCheckpoint(client, checkpoint_, {.to = to(), .force = force, .on_progress = [&](int64_t done, int64_t total) {
-                                                      progress_ = {done, total};
-                                                    }});
+    return DownloadCheckpoint(client, checkpoint_,
+                              {.to = to(), .force = force, .on_progress = [&](int64_t done, int64_t total) {
+                                 progress_ = {done, total};
+                               }});
   }
 
   std::string to() const { return target_.path() + "/out"; }
@@ -73,7 +74,9 @@ class DownloadTest : public ::testing::Test {
     for (const auto& entry : fs::directory_iterator(to())) names.push_back(entry.path().filename());
     return names;
   }
-  static void WriteText(const std::string& path, const std::string& text) { std::ofstream(path, std::ios::binary) << text; }
+  static void WriteText(const std::string& path, const std::string& text) {
+    std::ofstream(path, std::ios::binary) << text;
+  }
 
   testing_util::TempDir source_, target_;
   FakeService fake_;
@@ -87,7 +90,8 @@ class DownloadTest : public ::testing::Test {
 
 TEST_F(DownloadTest, FolderHoldsTheVerifiedCheckpointAndNothingElse) {
   ASSERT_TRUE(Download().ok());
-  EXPECT_THAT(Files(), UnorderedElementsAre("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"));
+  EXPECT_THAT(Files(),
+              UnorderedElementsAre("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"));
   const auto verified = VerifyCheckpoint(to());
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_EQ(verified->name(), checkpoint_.name());
@@ -98,7 +102,8 @@ TEST_F(DownloadTest, FolderHoldsTheVerifiedCheckpointAndNothingElse) {
 TEST_F(DownloadTest, AConnectionCutMidFileGoesOnFromTheByteReached) {
   int cuts = 0;
   spoil = [&](const auto& request, auto* chunk) {
-    return request.path() == kModelFile && chunk->offset() == 4000 && cuts++ == 0 ? absl::UnavailableError("cut off") : absl::OkStatus();
+    return request.path() == kModelFile && chunk->offset() == 4000 && cuts++ == 0 ? absl::UnavailableError("cut off")
+                                                                                  : absl::OkStatus();
   };
   ASSERT_TRUE(Download().ok());
   EXPECT_THAT(asked_, ::testing::Contains("model.safetensors@4000"));
@@ -107,7 +112,8 @@ TEST_F(DownloadTest, AConnectionCutMidFileGoesOnFromTheByteReached) {
 
 TEST_F(DownloadTest, TheSameCommandGoesOnWhereAnEarlierOneEnded) {
   spoil = [&](const auto& request, auto* chunk) {
-    return request.path() == kModelFile && chunk->offset() == 4000 ? absl::NotFoundError("gone for now") : absl::OkStatus();
+    return request.path() == kModelFile && chunk->offset() == 4000 ? absl::NotFoundError("gone for now")
+                                                                   : absl::OkStatus();
   };
   ASSERT_EQ(Download().code(), absl::StatusCode::kNotFound);
   EXPECT_FALSE(fs::exists(to() + "/manifest.json"));
@@ -155,7 +161,8 @@ TEST_F(DownloadTest, ContentThatDoesNotFitItsDigestIsRefusedAndNotKept) {
 
 TEST_F(DownloadTest, APartialFileThatWasSpoiledOnDiskIsFetchedAnew) {
   spoil = [&](const auto& request, auto* chunk) {
-    return request.path() == kModelFile && chunk->offset() == 4000 ? absl::NotFoundError("gone for now") : absl::OkStatus();
+    return request.path() == kModelFile && chunk->offset() == 4000 ? absl::NotFoundError("gone for now")
+                                                                   : absl::OkStatus();
   };
   ASSERT_FALSE(Download().ok());
   WriteText(to() + "/model.safetensors.part", std::string(4000, 'x'));
@@ -172,7 +179,9 @@ TEST_F(DownloadTest, ADamagedFileOfTheCoordinatorIsReportedAsItSays) {
 }
 
 TEST_F(DownloadTest, ACoordinatorThatStaysAwayIsUnavailableAndTheBytesStay) {
-  spoil = [&](const auto&, auto* chunk) { return chunk->offset() == 3000 ? absl::UnavailableError("cut off") : absl::OkStatus(); };
+  spoil = [&](const auto&, auto* chunk) {
+    return chunk->offset() == 3000 ? absl::UnavailableError("cut off") : absl::OkStatus();
+  };
   const absl::Status status = Download(false, absl::Milliseconds(300));
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("byte 3000 of 10000"));

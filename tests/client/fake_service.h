@@ -23,8 +23,8 @@
 
 namespace sab::client {
 
-// A coordinator that does what a test scripts: each call runs the function that the test has set (without one: UNIMPLEMENTED). Functions run on
-// server threads, one at a time.
+// A coordinator that does what a test scripts: each call runs the function that the test has set (without one:
+// UNIMPLEMENTED). Functions run on server threads, one at a time.
 class FakeService {
  public:
   template <typename Request, typename Response>
@@ -67,7 +67,8 @@ class FakeService {
     grpc::ServerBuilder builder;
     rpc::ConfigureServer(builder);
     builder.AddListeningPort("127.0.0.1:" + std::to_string(port), grpc::InsecureServerCredentials(), &port_);
-    for (grpc::Service* service : std::initializer_list<grpc::Service*>{&jobs_, &metrics_, &logs_, &checkpoints_, &workers_}) {
+    for (grpc::Service* service :
+         std::initializer_list<grpc::Service*>{&jobs_, &metrics_, &logs_, &checkpoints_, &workers_}) {
       builder.RegisterService(service);
     }
     server_ = builder.BuildAndStart();
@@ -80,7 +81,8 @@ class FakeService {
     return rpc::ToGrpc(function(*request, response));
   }
   template <typename Request, typename Response>
-  grpc::Status Answer(const Stream<Request, Response>& function, const Request* request, grpc::ServerWriter<Response>* writer) {
+  grpc::Status Answer(const Stream<Request, Response>& function, const Request* request,
+                      grpc::ServerWriter<Response>* writer) {
     if (!function) return {grpc::StatusCode::UNIMPLEMENTED, "not scripted"};
     return rpc::ToGrpc(function(*request, [&](const Response& response) { return writer->Write(response); }));
   }
@@ -106,14 +108,16 @@ class FakeService {
     grpc::Status ExplainJob(Context*, const v1::ExplainJobRequest* in, v1::ExplainJobResponse* out) override {
       return fake->Answer(fake->explain_job, in, out);
     }
-    grpc::Status WatchJob(Context*, const v1::WatchJobRequest* in, grpc::ServerWriter<v1::WatchJobResponse>* out) override {
+    grpc::Status WatchJob(Context*, const v1::WatchJobRequest* in,
+                          grpc::ServerWriter<v1::WatchJobResponse>* out) override {
       return fake->Answer(fake->watch_job, in, out);
     }
     FakeService* fake;
   };
   struct Metrics : v1::MetricService::Service {
     explicit Metrics(FakeService* fake) : fake(fake) {}
-    grpc::Status ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest* in, v1::ListMetricsResponse* out) override {
+    grpc::Status ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest* in,
+                             v1::ListMetricsResponse* out) override {
       return fake->Answer(fake->list_metrics, in, out);
     }
     grpc::Status WatchMetrics(grpc::ServerContext*, const v1::WatchMetricsRequest* in,
@@ -148,7 +152,8 @@ class FakeService {
   };
   struct Workers : v1::WorkerService::Service {
     explicit Workers(FakeService* fake) : fake(fake) {}
-    grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest* in, v1::ListWorkersResponse* out) override {
+    grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest* in,
+                             v1::ListWorkersResponse* out) override {
       return fake->Answer(fake->list_workers, in, out);
     }
     FakeService* fake;

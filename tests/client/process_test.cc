@@ -1,5 +1,3 @@
-#include "client/process/child_process.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +5,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "client/process/child_process.h"
 #include "tests/util/temp_dir.h"
 
 namespace sab {

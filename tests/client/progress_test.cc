@@ -13,7 +13,8 @@ using ::testing::Not;
 
 using Points = google::protobuf::RepeatedPtrField<v1::MetricPoint>;
 
-void Add(Points* points, int64_t step, const std::string& split, const std::string& name, int64_t length, double value) {
+void Add(Points* points, int64_t step, const std::string& split, const std::string& name, int64_t length,
+         double value) {
   v1::MetricPoint* point = points->Add();
   point->set_step(step);
   point->set_split(split);
@@ -49,7 +50,8 @@ class ProgressViewTest : public ::testing::Test {
 };
 
 TEST_F(ProgressViewTest, SaysEachStateOnceWithItsReason) {
-  EXPECT_THAT(live_.OnJob(InState(v1::JOB_STATE_QUEUED, "waits for 2 slots"), now_), ElementsAre("jobs/abc QUEUED: waits for 2 slots"));
+  EXPECT_THAT(live_.OnJob(InState(v1::JOB_STATE_QUEUED, "waits for 2 slots"), now_),
+              ElementsAre("jobs/abc QUEUED: waits for 2 slots"));
   EXPECT_THAT(live_.OnJob(InState(v1::JOB_STATE_QUEUED, "waits for 2 slots"), now_), IsEmpty());
   EXPECT_THAT(live_.OnJob(InState(v1::JOB_STATE_RUNNING), now_), ElementsAre("jobs/abc RUNNING"));
 }
@@ -147,8 +149,9 @@ TEST_F(ProgressViewTest, SummaryOfAFailedJobHasItsFailure) {
   job_.set_failure("rank 1 was killed by signal 9\nlast words: out of memory");
   job_.set_step(12);
   job_.set_attempt_count(4);
-  EXPECT_THAT(Summary(InState(v1::JOB_STATE_FAILED)), ElementsAre("jobs/abc FAILED: 12 of 1000 steps, 4 attempts",
-                                                                  "  rank 1 was killed by signal 9", "  last words: out of memory"));
+  EXPECT_THAT(Summary(InState(v1::JOB_STATE_FAILED)),
+              ElementsAre("jobs/abc FAILED: 12 of 1000 steps, 4 attempts", "  rank 1 was killed by signal 9",
+                          "  last words: out of memory"));
 }
 
 TEST_F(ProgressViewTest, SummaryOfASucceededJobHasItsStopReasonAndTime) {

@@ -110,7 +110,8 @@ TEST_F(SabctlTest, SubmitPrintsTheNameAloneForScripts) {
 
 TEST_F(SabctlTest, SubmitReadsStandardInputAndOverrides) {
   AcceptJobs();
-  const Result result = Run({"submit", "-", "--set", "train.steps=500", "--set", "eval.lengths=[20,40]", "--quiet"}, kGoodFile);
+  const Result result =
+      Run({"submit", "-", "--set", "train.steps=500", "--set", "eval.lengths=[20,40]", "--quiet"}, kGoodFile);
   EXPECT_EQ(result.code, 0) << result.err;
   EXPECT_EQ(result.out, "jobs/abc\n");
   ASSERT_EQ(created_.size(), 1);
@@ -127,7 +128,8 @@ TEST_F(SabctlTest, SubmitDryRunCreatesNothingAndShowsTheCost) {
 }
 
 TEST_F(SabctlTest, ARefusedFileIsExitCode2WithEveryProblemAndItsLine) {
-  const std::string path = WriteFile("bad.yaml", "name: x\nmodel: {kind: sab, k_top: 0}\ntask:\n  kind: copy\n  length: 0\ntrain:\n  steps: -5\n");
+  const std::string path = WriteFile(
+      "bad.yaml", "name: x\nmodel: {kind: sab, k_top: 0}\ntask:\n  kind: copy\n  length: 0\ntrain:\n  steps: -5\n");
   const Result result = Run({"submit", path});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr(path + ":2: model.k_top: "));
@@ -138,15 +140,39 @@ TEST_F(SabctlTest, ARefusedFileIsExitCode2WithEveryProblemAndItsLine) {
 }
 
 TEST_F(SabctlTest, UnknownKeysAreRefusedWithTheirLines) {
-  const std::string path = WriteFile("bad.yaml", "name: x\ntask: {kind: copy, length: 10, lenght: 5}\ntrain: {steps: 5}\nextra: 1\n");
+  const std::string path =
+      WriteFile("bad.yaml", "name: x\ntask: {kind: copy, length: 10, lenght: 5}\ntrain: {steps: 5}\nextra: 1\n");
   const Result result = Run({"submit", path});
   EXPECT_EQ(result.code, 2);
   EXPECT_THAT(result.err, HasSubstr(path + ":2: task.lenght: "));
   EXPECT_THAT(result.err, HasSubstr(path + ":4: extra: "));
 }
 
+TEST_F(SabctlTest, ProblemsOfFormAndOfRangeAreShownTogetherEachOnce) {
+  const std::string path = WriteFile("bad.yaml",
+                                     "name: x\ntask: {kind: copy, length: 0}\nmodel: {k_topp: 3}\n"
+                                     "train:\n  steps: many\n  batch_size: -1\n");
+  const Result result = Run({"submit", path});
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr(path + ":2: task.length: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":3: model.k_topp: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":5: train.steps: "));
+  EXPECT_THAT(result.err, HasSubstr(path + ":6: train.batch_size: "));
+  EXPECT_THAT(result.err, HasSubstr("4 problems;"));
+}
+
+TEST_F(SabctlTest, AnUnknownKindHidesWhatDependsOnIt) {
+  const Result result =
+      Run({"submit", "-"},
+          "name: x\nmodel: {kind: atention, normaliser: none}\ntask: {kind: copy, length: 5}\ntrain: {steps: 1}\n");
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("standard input:2: model.kind: "), Not(HasSubstr("normaliser"))));
+}
+
 TEST_F(SabctlTest, WhatTheCoordinatorRefusesIsShownWithTheFilesLines) {
-  fake_.create_job = [](const auto&, auto*) { return InvalidFields({{"task.length", "is too long for this cluster"}}); };
+  fake_.create_job = [](const auto&, auto*) {
+    return InvalidFields({{"task.length", "is too long for this cluster"}});
+  };
   const std::string path = WriteFile("job.yaml", kGoodFile);
   const Result result = Run({"submit", path});
   EXPECT_EQ(result.code, 2);
@@ -210,10 +236,20 @@ TEST_F(SabctlTest, NoCoordinatorIsExitCode5ForEveryCommand) {
   const std::string address = fake_.address();
   fake_.Stop();
   const std::string file = WriteFile("job.yaml", kGoodFile);
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {"submit", file}, {"list"}, {"get", "abc"}, {"watch", "abc"}, {"wait", "abc"}, {"cancel", "abc"}, {"delete", "abc"},
-           {"logs", "abc"}, {"metrics", "abc"}, {"checkpoint", "list", "abc"}, {"worker", "list"}, {"explain", "abc"},
-           {"checkpoint", "download", "abc", "--to", dir_.path() + "/out"}}) {
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"submit", file},
+                                             {"list"},
+                                             {"get", "abc"},
+                                             {"watch", "abc"},
+                                             {"wait", "abc"},
+                                             {"cancel", "abc"},
+                                             {"delete", "abc"},
+                                             {"logs", "abc"},
+                                             {"metrics", "abc"},
+                                             {"checkpoint", "list", "abc"},
+                                             {"worker", "list"},
+                                             {"explain", "abc"},
+                                             {"checkpoint", "download", "abc", "--to", dir_.path() + "/out"}}) {
     std::vector<std::string> arguments = command;
     arguments.insert(arguments.end(), {"--connect-timeout", "50ms"});
     const Result result = Run(arguments);
@@ -231,9 +267,18 @@ TEST_F(SabctlTest, TheAddressComesFromTheEnvironmentToo) {
 }
 
 TEST_F(SabctlTest, WrongUsageIsExitCode2) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {}, {"fly"}, {"get"}, {"get", "abc", "-o", "xml"}, {"wait", "abc", "--timeout", "soon"}, {"list", "--page-size", "0"},
-           {"get", "Not An Id"}, {"checkpoint"}, {"checkpoint", "download", "abc"}, {"list", "--label", "x"}, {"up", "--workers", "0"}}) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{},
+                                             {"fly"},
+                                             {"get"},
+                                             {"get", "abc", "-o", "xml"},
+                                             {"wait", "abc", "--timeout", "soon"},
+                                             {"list", "--page-size", "0"},
+                                             {"get", "Not An Id"},
+                                             {"checkpoint"},
+                                             {"checkpoint", "download", "abc"},
+                                             {"list", "--label", "x"},
+                                             {"up", "--workers", "0"}}) {
     const Result result = Run(arguments);
     EXPECT_EQ(result.code, 2) << absl::StrCat(arguments.size()) << result.err;
     EXPECT_THAT(result.err, StartsWith("sabctl: "));
@@ -241,10 +286,26 @@ TEST_F(SabctlTest, WrongUsageIsExitCode2) {
 }
 
 TEST_F(SabctlTest, HelpOfEveryCommandHasExamples) {
-  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
-           {}, {"submit"}, {"list"}, {"get"}, {"watch"}, {"wait"}, {"cancel"}, {"delete"}, {"logs"}, {"metrics"}, {"checkpoint"},
-           {"checkpoint", "list"}, {"checkpoint", "download"}, {"checkpoint", "verify"}, {"worker"}, {"worker", "list"}, {"explain"},
-           {"up"}, {"completion"}, {"version"}}) {
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{{},
+                                                                                       {"submit"},
+                                                                                       {"list"},
+                                                                                       {"get"},
+                                                                                       {"watch"},
+                                                                                       {"wait"},
+                                                                                       {"cancel"},
+                                                                                       {"delete"},
+                                                                                       {"logs"},
+                                                                                       {"metrics"},
+                                                                                       {"checkpoint"},
+                                                                                       {"checkpoint", "list"},
+                                                                                       {"checkpoint", "download"},
+                                                                                       {"checkpoint", "verify"},
+                                                                                       {"worker"},
+                                                                                       {"worker", "list"},
+                                                                                       {"explain"},
+                                                                                       {"up"},
+                                                                                       {"completion"},
+                                                                                       {"version"}}) {
     std::vector<std::string> arguments = command;
     arguments.push_back("--help");
     const Result result = Run(arguments);
@@ -294,7 +355,9 @@ TEST_F(SabctlTest, GetInYamlCanBeSubmittedAgain) {
 }
 
 TEST_F(SabctlTest, AnUnknownJobIsExitCode1WithTheServicesWords) {
-  fake_.get_job = [](const auto&, auto*) { return absl::NotFoundError("jobs/abc does not exist; `sabctl list` shows what does"); };
+  fake_.get_job = [](const auto&, auto*) {
+    return absl::NotFoundError("jobs/abc does not exist; `sabctl list` shows what does");
+  };
   const Result result = Run({"get", "abc"});
   EXPECT_EQ(result.code, 1);
   EXPECT_EQ(result.err, "sabctl: jobs/abc does not exist; `sabctl list` shows what does\n");
@@ -320,7 +383,8 @@ TEST_F(SabctlTest, MetricsInJsonlAreOneObjectALine) {
 
 TEST_F(SabctlTest, FollowedMetricsAreFilteredToo) {
   WatchEndsWith(v1::JOB_STATE_SUCCEEDED);
-  EXPECT_THAT(Run({"metrics", "abc", "-o", "csv", "--follow", "--name", "accuracy"}).out, HasSubstr("40,eval,accuracy,0,0.5\n"));
+  EXPECT_THAT(Run({"metrics", "abc", "-o", "csv", "--follow", "--name", "accuracy"}).out,
+              HasSubstr("40,eval,accuracy,0,0.5\n"));
   EXPECT_THAT(Run({"metrics", "abc", "-o", "csv", "--follow", "--name", "loss"}).out, Not(HasSubstr("accuracy")));
 }
 
@@ -384,7 +448,8 @@ TEST_F(SabctlTest, JsonOfWorkersIsAListUnderTheirName) {
     worker->add_slots()->set_device("cpu");
     return absl::OkStatus();
   };
-  EXPECT_THAT(Run({"worker", "list", "-o", "json"}).out, StartsWith("{\n  \"workers\": [\n    {\n      \"name\": \"workers/w1\","));
+  EXPECT_THAT(Run({"worker", "list", "-o", "json"}).out,
+              StartsWith("{\n  \"workers\": [\n    {\n      \"name\": \"workers/w1\","));
   EXPECT_THAT(Run({"worker", "list"}).out, AllOf(HasSubstr("READY"), HasSubstr("cpu")));
 }
 

@@ -80,7 +80,9 @@ TEST_F(FaultsTest, TrainersThatAreKilledTooOftenFailTheJob) {
   Cluster cluster({.workers = 1});
   const JobId job = cluster.Submit(CopyJob(1, 1'000'000, 1000), {"--set", "queue.max_restarts=1"});
   for (int attempt = 1; attempt <= 2; ++attempt) {
-    cluster.Await(job, [&](const v1::Job& seen) { return seen.attempt_count() == attempt && seen.state() == v1::JOB_STATE_RUNNING; });
+    cluster.Await(job, [&](const v1::Job& seen) {
+      return seen.attempt_count() == attempt && seen.state() == v1::JOB_STATE_RUNNING;
+    });
     ASSERT_EQ(kill(cluster.AwaitTrainers(job, 1)[0], SIGKILL), 0);
   }
   const v1::Job final = cluster.AwaitFinal(job);
@@ -95,7 +97,8 @@ TEST_F(FaultsTest, TheJobOfAKilledWorkerGoesOnOnAnother) {
   const JobId job = IdOf(before);
   ASSERT_FALSE(before.attempts().empty());
   const std::string worker = before.attempts(0).placements(0).worker();
-  // Workers are named by what they keep in their state folders; which process this one is shows in the trainer's parent.
+  // Workers are named by what they keep in their state folders; which process this one is shows in the trainer's
+  // parent.
   const pid_t trainer = cluster.AwaitTrainers(job, 1)[0];
   std::ifstream stat(absl::StrCat("/proc/", trainer, "/stat"));
   std::string pid, name, state;
@@ -141,11 +144,12 @@ TEST_F(FaultsTest, ARestartedCoordinatorAdoptsTheRunningAttempt) {
 TEST_F(FaultsTest, AWatchGoesOnOverARestartOfTheCoordinator) {
   Cluster cluster;
   const JobId job = IdOf(SubmitAndAwaitCheckpoints(cluster, 2, 1));
-  auto watch = ChildProcess::Start({.command = {BinDir() + "/sabctl", "--address", cluster.address(), "--connect-timeout", "60s", "watch",
-                                                job.name()},
+  auto watch = ChildProcess::Start({.command = {BinDir() + "/sabctl", "--address", cluster.address(),
+                                                "--connect-timeout", "60s", "watch", job.name()},
                                     .output = cluster.dir() + "/watch.out"});
   ASSERT_TRUE(watch.ok());
-  ASSERT_TRUE(Eventually([&] { return ReadFile(cluster.dir() + "/watch.out").value_or("").find("RUNNING") != std::string::npos; }));
+  ASSERT_TRUE(Eventually(
+      [&] { return ReadFile(cluster.dir() + "/watch.out").value_or("").find("RUNNING") != std::string::npos; }));
   cluster.KillCoordinator();
   cluster.StartCoordinator();
   cluster.AwaitFinal(job);
@@ -225,7 +229,9 @@ TEST_F(FaultsTest, ADamagedCheckpointIsRefusedToTheUser) {
   EXPECT_FALSE(fs::exists(out + "/manifest.json"));
 
   // The one before is sound.
-  EXPECT_EQ(cluster.Sabctl({"checkpoint", "download", job.name(), "--step", "10", "--to", cluster.dir() + "/out-10"}).code, 0);
+  EXPECT_EQ(
+      cluster.Sabctl({"checkpoint", "download", job.name(), "--step", "10", "--to", cluster.dir() + "/out-10"}).code,
+      0);
 }
 
 }  // namespace

@@ -43,7 +43,9 @@ bool AwaitEnd(ChildProcess& process) {
 
 }  // namespace
 
-std::string BinDir() { return SAB_BIN_DIR; }
+std::string BinDir() {
+  return SAB_BIN_DIR;
+}
 
 bool Eventually(const std::function<bool()>& condition) {
   const absl::Time deadline = absl::Now() + kPatience;
@@ -79,7 +81,8 @@ Ran RunProgram(const std::string& program, const std::vector<std::string>& argum
 }
 
 Cluster::Cluster(ClusterOptions options) : options_(options) {
-  for (const char* folder : {"coordinator", "checkpoints", "logs"}) fs::create_directory(fs::path(dir_.path()) / folder);
+  for (const char* folder : {"coordinator", "checkpoints", "logs"})
+    fs::create_directory(fs::path(dir_.path()) / folder);
   StartCoordinator();
   workers_.resize(options_.workers);
   for (int i = 0; i < options_.workers; ++i) StartWorker(i);
@@ -128,22 +131,24 @@ std::string Cluster::AwaitFile(const std::string& path) {
 void Cluster::StartCoordinator() {
   const std::string address_file = dir_.path() + "/coordinator.address";
   fs::remove(address_file);
-  auto process = Start("sab-coordinator", "coordinator",
-                       {"--state-dir", dir_.path() + "/coordinator", "--listen", address_.empty() ? "127.0.0.1:0" : address_,
-                        "--metrics-listen", "127.0.0.1:0", "--checkpoint-dir", checkpoint_dir(), "--lease", options_.lease,
-                        "--address-file", address_file});
+  auto process =
+      Start("sab-coordinator", "coordinator",
+            {"--state-dir", dir_.path() + "/coordinator", "--listen", address_.empty() ? "127.0.0.1:0" : address_,
+             "--metrics-listen", "127.0.0.1:0", "--checkpoint-dir", checkpoint_dir(), "--lease", options_.lease,
+             "--address-file", address_file});
   ASSERT_TRUE(process.ok()) << process.status();
   coordinator_.emplace(*std::move(process));
   address_ = AwaitFile(address_file);
-  client_ = std::make_unique<client::Client>(client::ClientOptions{.address = address_, .connect_timeout = absl::Seconds(60)});
+  client_ = std::make_unique<client::Client>(
+      client::ClientOptions{.address = address_, .connect_timeout = absl::Seconds(60)});
 }
 
 void Cluster::StartWorker(int index) {
   const std::string state = absl::StrCat(dir_.path(), "/worker-", index);
   fs::create_directories(state);
   auto process = Start("sab-worker", absl::StrCat("worker-", index),
-                       {"--coordinator", address_, "--state-dir", state, "--slots", "1", "--device", "cpu", "--threads-per-slot", "1",
-                        "--advertise", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"});
+                       {"--coordinator", address_, "--state-dir", state, "--slots", "1", "--device", "cpu",
+                        "--threads-per-slot", "1", "--advertise", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"});
   ASSERT_TRUE(process.ok()) << process.status();
   workers_[index].emplace(*std::move(process));
 }
@@ -152,9 +157,11 @@ void Cluster::AwaitWorkers(int count) {
   EXPECT_TRUE(Eventually([&] {
     const auto workers = client_->ListWorkers();
     return workers.ok() && count == std::count_if(workers->begin(), workers->end(), [](const v1::Worker& worker) {
-             return worker.state() == v1::WORKER_STATE_READY;
-           });
-  })) << count << " workers did not become ready\n" << Logs();
+                             return worker.state() == v1::WORKER_STATE_READY;
+                           });
+  })) << count
+      << " workers did not become ready\n"
+      << Logs();
 }
 
 void Cluster::KillCoordinator() {
@@ -180,7 +187,8 @@ JobId Cluster::Submit(const std::string& yaml, const std::vector<std::string>& o
   arguments.insert(arguments.end(), options.begin(), options.end());
   const Ran ran = Sabctl(arguments);
   EXPECT_EQ(ran.code, 0) << ran.err;
-  const auto id = ParseJobName(absl::StripAsciiWhitespace(ran.out).empty() ? "" : std::string(absl::StripAsciiWhitespace(ran.out)));
+  const auto id =
+      ParseJobName(absl::StripAsciiWhitespace(ran.out).empty() ? "" : std::string(absl::StripAsciiWhitespace(ran.out)));
   EXPECT_TRUE(id.ok()) << ran.out;
   return id.value_or(JobId());
 }

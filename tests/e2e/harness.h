@@ -16,7 +16,8 @@
 
 namespace sab::e2e {
 
-// Longest that anything here waits for. Nothing needs it on a sound machine; waiting ends at once when the awaited happens.
+// Longest that anything here waits for. Nothing needs it on a sound machine; waiting ends at once when the awaited
+// happens.
 inline constexpr absl::Duration kPatience = absl::Seconds(120);
 
 struct ClusterOptions {
@@ -30,8 +31,9 @@ struct Ran {
   std::string out, err;
 };
 
-// The real programs on free ports of this machine, with their state in a temporary folder: one coordinator and workers of one CPU slot each.
-// Everything ends with it. Failures to come up are test failures (gtest) and leave an unusable cluster.
+// The real programs on free ports of this machine, with their state in a temporary folder: one coordinator and workers
+// of one CPU slot each. Everything ends with it. Failures to come up are test failures (gtest) and leave an unusable
+// cluster.
 class Cluster {
  public:
   explicit Cluster(ClusterOptions options = {});
@@ -48,7 +50,8 @@ class Cluster {
   // Submits a job file through sabctl; a test failure when it is refused.
   JobId Submit(const std::string& yaml, const std::vector<std::string>& options = {});
 
-  // Waits until `condition` holds for the job (or it is final) and returns it as it then was. A test failure after kPatience.
+  // Waits until `condition` holds for the job (or it is final) and returns it as it then was. A test failure after
+  // kPatience.
   v1::Job Await(const JobId& job, const std::function<bool(const v1::Job&)>& condition);
   v1::Job AwaitFinal(const JobId& job);
   // Waits until `count` checkpoints are recorded; newest first.
@@ -72,7 +75,8 @@ class Cluster {
   std::string Logs() const;
 
  private:
-  absl::StatusOr<ChildProcess> Start(const std::string& program, const std::string& title, std::vector<std::string> arguments);
+  absl::StatusOr<ChildProcess> Start(const std::string& program, const std::string& title,
+                                     std::vector<std::string> arguments);
   // Waits until a file has content and returns it.
   std::string AwaitFile(const std::string& path);
 
@@ -94,7 +98,8 @@ std::string BinDir();
 // SHA-256 of a file of a checkpoint, by its name.
 std::string DigestOf(const v1::Checkpoint& checkpoint, std::string_view path);
 
-// Repeats `condition` until it holds; between two tries it waits a little. For what no stream or descriptor tells. False after kPatience.
+// Repeats `condition` until it holds; between two tries it waits a little. For what no stream or descriptor tells.
+// False after kPatience.
 bool Eventually(const std::function<bool()>& condition);
 
 }  // namespace sab::e2e

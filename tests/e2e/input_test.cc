@@ -50,12 +50,15 @@ TEST_F(InputTest, MalformedJobFilesAreExitCode2WithEveryProblemNamed) {
       {"name: x\ntask: {kind: fly, length: 10}\ntrain: {steps: 5}", {":2: task.kind"}},
       {"name: x\ntask: {kind: copy, length: ten}\ntrain: {steps: 5}", {":2: task.length"}},
       {"name: x\ntask: {kind: copy, length: 10, length: 11}\ntrain: {steps: 5}", {":2: task.length"}},
-      {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5, stepz: 6}\nextra: 1", {":3: train.stepz", ":4: extra"}},
+      {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5, stepz: 6}\nextra: 1",
+       {":3: train.stepz", ":4: extra"}},
       {"name: x\ntask: {kind: text}\ntrain: {steps: 5}", {"task.path"}},
       {"name: x\ntask: {kind: text, path: /no/such/file}\ntrain: {steps: 5}", {":2: task.path", "/no/such/file"}},
-      {"name: x\nmodel: {kind: lstm, k_top: 5}\ntask: {kind: copy, length: 10}\ntrain: {steps: 5}", {":2: model.k_top"}},
+      {"name: x\nmodel: {kind: lstm, k_top: 5}\ntask: {kind: copy, length: 10}\ntrain: {steps: 5}",
+       {":2: model.k_top"}},
       {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5, learning_rate: -1}", {":3: train.learning_rate"}},
-      {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5, batch_size: 2}\nresources: {replicas: 3}", {"train.batch_size"}},
+      {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5, batch_size: 2}\nresources: {replicas: 3}",
+       {"train.batch_size"}},
       {"name: x\ntask: {kind: copy, length: 10}\ntrain: {steps: 5}\neval: {stop_when: well}", {":4: eval.stop_when"}},
   };
   const size_t before = Jobs();
@@ -82,7 +85,8 @@ TEST_F(InputTest, TheCoordinatorRefusesWhatAClientDidNotCheck) {
 }
 
 TEST_F(InputTest, AnOversizedFileIsRefusedAndAnOversizedMessageDoesNoHarm) {
-  const Ran ran = cluster_->Sabctl({"submit", WriteFile("large.yaml", "name: x\n# " + std::string(2 << 20, 'a') + "\n")});
+  const Ran ran =
+      cluster_->Sabctl({"submit", WriteFile("large.yaml", "name: x\n# " + std::string(2 << 20, 'a') + "\n")});
   EXPECT_EQ(ran.code, 2);
   v1::JobSpec spec;
   spec.set_name("x");
@@ -92,9 +96,16 @@ TEST_F(InputTest, AnOversizedFileIsRefusedAndAnOversizedMessageDoesNoHarm) {
 }
 
 TEST_F(InputTest, AnUnknownJobIsExitCode1AndNamed) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"get", "nosuchjob"}, {"watch", "nosuchjob"}, {"wait", "nosuchjob"}, {"cancel", "nosuchjob"}, {"delete", "nosuchjob"},
-           {"logs", "nosuchjob"}, {"metrics", "nosuchjob"}, {"explain", "nosuchjob"}, {"checkpoint", "list", "nosuchjob"}}) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{"get", "nosuchjob"},
+                                             {"watch", "nosuchjob"},
+                                             {"wait", "nosuchjob"},
+                                             {"cancel", "nosuchjob"},
+                                             {"delete", "nosuchjob"},
+                                             {"logs", "nosuchjob"},
+                                             {"metrics", "nosuchjob"},
+                                             {"explain", "nosuchjob"},
+                                             {"checkpoint", "list", "nosuchjob"}}) {
     const Ran ran = cluster_->Sabctl(arguments);
     EXPECT_EQ(ran.code, 1) << arguments[0];
     EXPECT_THAT(ran.err, HasSubstr("jobs/nosuchjob")) << arguments[0];
@@ -102,8 +113,10 @@ TEST_F(InputTest, AnUnknownJobIsExitCode1AndNamed) {
 }
 
 TEST_F(InputTest, AJobThatTheTrainerRefusesFailsWithItsWordsAndNoRestart) {
-  const std::string path = WriteFile("broken.safetensors", "this is no safetensors file, although it is named like one");
-  const JobId job = cluster_->Submit(absl::StrCat("name: broken\ntask: {kind: tensor, path: ", path, "}\ntrain: {steps: 5}\n"
+  const std::string path =
+      WriteFile("broken.safetensors", "this is no safetensors file, although it is named like one");
+  const JobId job = cluster_->Submit(absl::StrCat("name: broken\ntask: {kind: tensor, path: ", path,
+                                                  "}\ntrain: {steps: 5}\n"
                                                   "resources: {device: cpu}\n"));
   EXPECT_EQ(cluster_->Sabctl({"watch", job.name()}).code, 1);
   const v1::Job final = *cluster_->client().GetJob(job);
@@ -136,7 +149,8 @@ TEST_F(InputTest, AJobThatCannotStartSaysWhatItWaitsFor) {
 }
 
 TEST_F(InputTest, NobodyAtTheAddressIsExitCode5) {
-  const Ran ran = RunProgram(BinDir() + "/sabctl", {"--address", "127.0.0.1:1", "--connect-timeout", "200ms", "list"}, cluster_->dir());
+  const Ran ran = RunProgram(BinDir() + "/sabctl", {"--address", "127.0.0.1:1", "--connect-timeout", "200ms", "list"},
+                             cluster_->dir());
   EXPECT_EQ(ran.code, 5);
   EXPECT_THAT(ran.err, HasSubstr("127.0.0.1:1"));
 }

@@ -12,10 +12,15 @@ inline std::string CopyJob(int replicas, int steps, int checkpoint_every) {
       "name: e2e-copy\n"
       "model: {kind: sab, hidden_size: 32}\n"
       "task: {kind: copy, length: 10, one_hot: true}\n"
-      "train: {batch_size: 16, steps: ", steps, ", seed: 7, clip_norm: 1.0}\n"
+      "train: {batch_size: 16, steps: ",
+      steps,
+      ", seed: 7, clip_norm: 1.0}\n"
       "eval: {every: 0, sequences: 32}\n"
-      "checkpoint: {every: ", checkpoint_every, ", keep_latest: 100}\n"
-      "resources: {replicas: ", replicas, ", device: cpu}\n");
+      "checkpoint: {every: ",
+      checkpoint_every,
+      ", keep_latest: 100}\n"
+      "resources: {replicas: ",
+      replicas, ", device: cpu}\n");
 }
 
 }  // namespace sab::e2e

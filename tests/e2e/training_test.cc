@@ -53,8 +53,9 @@ TEST_F(TrainingTest, FromSubmissionToAVerifiedCheckpointThroughTheCommandLine) {
   ASSERT_TRUE(model.ok()) << model.status();
   std::set<std::string> names;
   for (const TensorView& tensor : (*model)->tensors()) names.insert(tensor.name);
-  EXPECT_THAT(names, IsSupersetOf({"cell.weight_ih", "cell.weight_hh", "attention.memory.weight", "attention.query.weight",
-                                   "attention.score.weight", "output.weight", "output.bias"}));
+  EXPECT_THAT(names,
+              IsSupersetOf({"cell.weight_ih", "cell.weight_hh", "attention.memory.weight", "attention.query.weight",
+                            "attention.score.weight", "output.weight", "output.bias"}));
 }
 
 TEST_F(TrainingTest, CheckpointsOfChosenStepsAreKeptAndFetched) {
@@ -83,7 +84,8 @@ TEST_F(TrainingTest, TwoRanksAgreeWithOneOnTheLossOfEveryStep) {
   ASSERT_EQ(alone.size(), together.size());
   for (size_t i = 0; i < alone.size(); ++i) {
     EXPECT_EQ(alone[i].step(), together[i].step());
-    EXPECT_NEAR(alone[i].value(), together[i].value(), 1e-4 * std::abs(alone[i].value()) + 1e-6) << "step " << alone[i].step();
+    EXPECT_NEAR(alone[i].value(), together[i].value(), 1e-4 * std::abs(alone[i].value()) + 1e-6)
+        << "step " << alone[i].step();
   }
 }
 
@@ -98,7 +100,8 @@ TEST_F(TrainingTest, TheSameSpecTrainsTheSameBits) {
 }
 
 TEST_F(TrainingTest, AStopConditionEndsTheJobWithItsReason) {
-  const JobId job = cluster_->Submit(CopyJob(1, 100000, 0), {"--set", "eval.every=5", "--set", "eval.stop_when=accuracy >= 0"});
+  const JobId job =
+      cluster_->Submit(CopyJob(1, 100000, 0), {"--set", "eval.every=5", "--set", "eval.stop_when=accuracy >= 0"});
   const v1::Job final = cluster_->AwaitFinal(job);
   EXPECT_EQ(final.state(), v1::JOB_STATE_SUCCEEDED);
   EXPECT_THAT(final.stop_reason(), HasSubstr("accuracy >= 0"));
@@ -125,9 +128,10 @@ class EveryKindTest : public TrainingTest, public ::testing::WithParamInterface<
 
 TEST_P(EveryKindTest, TrainsInTwoRanks) {
   const auto& [kind, task] = GetParam();
-  const JobId job = cluster_->Submit(absl::StrCat("name: kinds\nmodel: {", kind.model, ", hidden_size: 8}\ntask: {kind: ", task,
-                                                  ", length: 12}\ntrain: {batch_size: 6, steps: 3}\neval: {sequences: 8}\n"
-                                                  "resources: {replicas: 2, device: cpu}\n"));
+  const JobId job =
+      cluster_->Submit(absl::StrCat("name: kinds\nmodel: {", kind.model, ", hidden_size: 8}\ntask: {kind: ", task,
+                                    ", length: 12}\ntrain: {batch_size: 6, steps: 3}\neval: {sequences: 8}\n"
+                                    "resources: {replicas: 2, device: cpu}\n"));
   const v1::Job final = cluster_->AwaitFinal(job);
   EXPECT_EQ(final.state(), v1::JOB_STATE_SUCCEEDED) << final.failure();
   EXPECT_EQ(final.step(), 3);

@@ -26,8 +26,9 @@ class UpTest : public ::testing::Test {
  protected:
   void Start(std::vector<std::string> options = {}) {
     fs::remove(address_file_);
-    std::vector<std::string> command = {BinDir() + "/sabctl", "up", "--workers", "2", "--state-dir", dir_.path() + "/state", "--listen",
-                                        "127.0.0.1:0", "--address-file", address_file_};
+    std::vector<std::string> command = {
+        BinDir() + "/sabctl", "up",          "--workers",      "2",          "--state-dir", dir_.path() + "/state",
+        "--listen",           "127.0.0.1:0", "--address-file", address_file_};
     command.insert(command.end(), options.begin(), options.end());
     auto process = ChildProcess::Start({.command = command, .output = out_});
     ASSERT_TRUE(process.ok()) << process.status();
@@ -44,7 +45,8 @@ class UpTest : public ::testing::Test {
   // Children of the running `up` with this name.
   std::vector<pid_t> Children(const std::string& name) const {
     std::vector<pid_t> pids;
-    const std::string list = ReadFile(absl::StrCat("/proc/", up_->pid(), "/task/", up_->pid(), "/children")).value_or("");
+    const std::string list =
+        ReadFile(absl::StrCat("/proc/", up_->pid(), "/task/", up_->pid(), "/children")).value_or("");
     for (absl::string_view text : absl::StrSplit(list, ' ', absl::SkipEmpty())) {
       int pid = 0;
       std::ifstream comm(absl::StrCat("/proc/", text, "/comm"));
@@ -109,7 +111,8 @@ TEST_F(UpTest, ChildrenEndWhenItIsKilled) {
 
 TEST_F(UpTest, ASecondOneOnTheSameStateIsRefused) {
   Start();
-  const Ran second = RunProgram(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/state", "--listen", "127.0.0.1:0"}, dir_.path());
+  const Ran second = RunProgram(BinDir() + "/sabctl",
+                                {"up", "--state-dir", dir_.path() + "/state", "--listen", "127.0.0.1:0"}, dir_.path());
   EXPECT_EQ(second.code, 1);
   EXPECT_THAT(second.err, HasSubstr("in use by another"));
   EXPECT_TRUE(up_->running());
@@ -117,7 +120,8 @@ TEST_F(UpTest, ASecondOneOnTheSameStateIsRefused) {
 
 TEST_F(UpTest, AnAddressThatIsTakenIsReportedAtOnce) {
   Start();
-  const Ran second = RunProgram(BinDir() + "/sabctl", {"up", "--state-dir", dir_.path() + "/other", "--listen", address_}, dir_.path());
+  const Ran second = RunProgram(BinDir() + "/sabctl",
+                                {"up", "--state-dir", dir_.path() + "/other", "--listen", address_}, dir_.path());
   EXPECT_EQ(second.code, 1);
   EXPECT_THAT(second.err, HasSubstr(address_));
 }
