@@ -6,14 +6,14 @@
 
 namespace sab::model {
 
-// Settings of the engine, in plain types: `model/` knows no job file. The words are those of the job file's `model:` section,
-// where docs/TUNING.md explains them. B batch, T steps, I inputs, H hidden, O outputs.
+// Settings of the engine, in plain types: `model/` knows no job file. The words are those of the job file's `model:`
+// section, where docs/TUNING.md explains them. B batch, T steps, I inputs, H hidden, O outputs.
 
 enum class Kind { kSab, kLstm, kAttention };
 enum class Score { kMlp, kSeparable };
 // What a step recalls once there are more than k_top memories: the k_top best scores by their gap to the next one; the
-// controls all memories, k_top drawn at random (a function of seed, the row's input and the step, so the same for any number of
-// ranks and after a restart), or the k_top written last. The controls' weights are those of `dense`.
+// controls all memories, k_top drawn at random (a function of seed, the row's input and the step, so the same for any
+// number of ranks and after a restart), or the k_top written last. The controls' weights are those of `dense`.
 enum class Recall { kTop, kAll, kRandom, kLast };
 enum class Truncate { kBoth, kH };
 enum class Dense { kRaw, kSoftmax };
@@ -34,9 +34,9 @@ enum class LossKind {
 
 // Shapes a task fixes.
 struct TaskShape {
-  int64_t inputs = 1;       // I: channels of float input; 0 when the input is symbols
-  int64_t vocabulary = 0;   // > 0: the input is (B,T) int64 symbols below it
-  int64_t outputs = 10;     // O
+  int64_t inputs = 1;      // I: channels of float input; 0 when the input is symbols
+  int64_t vocabulary = 0;  // > 0: the input is (B,T) int64 symbols below it
+  int64_t outputs = 10;    // O
   LossKind loss = LossKind::kCrossEntropyEveryStep;
 };
 

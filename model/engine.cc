@@ -18,7 +18,8 @@ std::unique_ptr<Engine> MakeEngine(const ModelConfig& config, const TaskShape& s
   const std::string why_not = "this build has none";
 #endif
   if (config.engine == EngineKind::kFast) {
-    throw std::invalid_argument("engine: there is no fast engine for this model: " + why_not + "; use auto or reference");
+    throw std::invalid_argument("engine: there is no fast engine for this model: " + why_not +
+                                "; use auto or reference");
   }
   return MakeReferenceEngine(config, shape, parameters);
 }

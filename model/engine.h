@@ -14,9 +14,10 @@ class Engine {
  public:
   virtual ~Engine() = default;
 
-  // Forward and backward. Adds d(sum over positions of loss * loss_scale) / d(parameter) to the gradients of `parameters`;
-  // the caller zeroes them and chooses loss_scale = 1 / (global loss_count) for a mean. Non-finite values are not an error here.
-  // Throws c10::Error or std::bad_alloc when memory runs out; the gradients are unspecified then.
+  // Forward and backward. Adds d(sum over positions of loss * loss_scale) / d(parameter) to the gradients of
+  // `parameters`; the caller zeroes them and chooses loss_scale = 1 / (global loss_count) for a mean. Non-finite values
+  // are not an error here. Throws c10::Error or std::bad_alloc when memory runs out; the gradients are unspecified
+  // then.
   virtual PassSums ForwardBackward(const Batch& batch, double loss_scale) = 0;
 
   // Forward alone, in memory independent of what a backward pass would need.
@@ -27,7 +28,8 @@ class Engine {
 };
 
 // The engine that config.engine names, on the device of `parameters`, which must outlive it.
-// Throws std::invalid_argument with the setting's name when (config, shape, device) has no such engine; kAuto always has one.
+// Throws std::invalid_argument with the setting's name when (config, shape, device) has no such engine; kAuto always
+// has one.
 std::unique_ptr<Engine> MakeEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters);
 
 }  // namespace sab::model

@@ -17,12 +17,12 @@ struct Parameter {
   at::Tensor gradient;  // view of ParameterSet::gradients()
 };
 
-// All parameters of a network in one flat buffer, their gradients in another: one all-reduce, one norm, one optimiser sweep.
-// Order, names and shapes are a function of (config, shape) alone.
-//   cell.weight_ih (4H,I)  cell.weight_hh (4H,H)  cell.bias_ih (4H)  cell.bias_hh (4H)      gates in the order i, f, g, o
-//   attention.memory.weight (H,H)  attention.query.weight (H,H)  attention.score.weight (H)               score mlp, kind attention
-//   attention.query_score.weight (H)  attention.memory_score.weight (H)                                   score separable
-//   output.weight (O,2H or H)  output.bias (O)   embedding.weight (V,E) when embedding_size > 0; symbols without it: I = V
+// All parameters of a network in one flat buffer, their gradients in another: one all-reduce, one norm, one optimiser
+// sweep. Order, names and shapes are a function of (config, shape) alone.
+//   cell.weight_ih (4H,I)  cell.weight_hh (4H,H)  cell.bias_ih (4H)  cell.bias_hh (4H)      gates in the order i, f, g,
+//   o attention.memory.weight (H,H)  attention.query.weight (H,H)  attention.score.weight (H)               score mlp,
+//   kind attention attention.query_score.weight (H)  attention.memory_score.weight (H) score separable output.weight
+//   (O,2H or H)  output.bias (O)   embedding.weight (V,E) when embedding_size > 0; symbols without it: I = V
 class ParameterSet {
  public:
   // Initialised from config.seed by counter-based random numbers: the same on every device and for any number of ranks.

@@ -19,7 +19,8 @@ prometheus::Counter& Counter(Registry& registry, const char* name, const char* h
   return BuildCounter().Name(name).Help(help).Register(registry).Add({});
 }
 
-prometheus::Histogram& Histogram(Registry& registry, const char* name, const char* help, const std::vector<double>& buckets) {
+prometheus::Histogram& Histogram(Registry& registry, const char* name, const char* help,
+                                 const std::vector<double>& buckets) {
   return BuildHistogram().Name(name).Help(help).Register(registry).Add({}, buckets);
 }
 
@@ -34,33 +35,45 @@ std::string Label(v1::JobState state) {
 CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
     : registry_(std::move(registry)),
       jobs_(BuildGauge().Name("sab_jobs").Help("Jobs that exist, by state.").Register(*registry_)),
-      attempts_(BuildCounter().Name("sab_attempts_total").Help("Attempts that ended, by outcome.").Register(*registry_)),
+      attempts_(
+          BuildCounter().Name("sab_attempts_total").Help("Attempts that ended, by outcome.").Register(*registry_)),
       workers_(BuildGauge().Name("sab_workers").Help("Workers known, by state.").Register(*registry_)),
       slots_(BuildGauge().Name("sab_slots").Help("Slots of ready workers, by device and state.").Register(*registry_)),
-      rpc_requests_(BuildCounter().Name("sab_rpc_requests_total").Help("RPCs answered, by method and code.").Register(*registry_)),
+      rpc_requests_(BuildCounter()
+                        .Name("sab_rpc_requests_total")
+                        .Help("RPCs answered, by method and code.")
+                        .Register(*registry_)),
       rpc_seconds_(BuildHistogram()
                        .Name("sab_rpc_duration_seconds")
                        .Help("Time from an RPC's arrival to its status; held calls and streams include their wait.")
                        .Register(*registry_)),
-      job_queue_seconds(Histogram(*registry_, "sab_job_queue_seconds", "Time from a job's creation to its first attempt.", kQueueBuckets)),
+      job_queue_seconds(Histogram(*registry_, "sab_job_queue_seconds",
+                                  "Time from a job's creation to its first attempt.", kQueueBuckets)),
       job_first_step_seconds(Histogram(*registry_, "sab_job_first_step_seconds",
                                        "Time from an attempt's start to its first training step.", kQueueBuckets)),
-      store_commit_seconds(Histogram(*registry_, "sab_store_commit_seconds", "Time of a synced commit to the store.", kRpcBuckets)),
+      store_commit_seconds(
+          Histogram(*registry_, "sab_store_commit_seconds", "Time of a synced commit to the store.", kRpcBuckets)),
       store_errors(Counter(*registry_, "sab_store_errors_total", "Commits to the store that failed.")),
       metric_points(Counter(*registry_, "sab_metric_points_total", "Training and evaluation figures stored.")),
       log_lines(Counter(*registry_, "sab_log_lines_total", "Lines of trainers' output received.")),
       checkpoints_recorded(Counter(*registry_, "sab_checkpoints_recorded_total", "Checkpoints verified and recorded.")),
       checkpoints_dropped(Counter(*registry_, "sab_checkpoints_dropped_total", "Checkpoints removed by retention.")),
-      checkpoints_damaged(Counter(*registry_, "sab_checkpoints_damaged_total", "Checkpoints found damaged before a restart.")),
+      checkpoints_damaged(
+          Counter(*registry_, "sab_checkpoints_damaged_total", "Checkpoints found damaged before a restart.")),
       checkpoint_bytes(Counter(*registry_, "sab_checkpoint_bytes_total", "Bytes of checkpoints recorded.")),
       train_steps(Counter(*registry_, "sab_train_steps_total", "Training steps reported, repeated ones included.")),
       leases_lost(Counter(*registry_, "sab_leases_lost_total", "Leases of workers that ended.")),
-      watchers(BuildGauge().Name("sab_watch_streams").Help("Open watch, metric, log and download streams.").Register(*registry_).Add({})) {
+      watchers(BuildGauge()
+                   .Name("sab_watch_streams")
+                   .Help("Open watch, metric, log and download streams.")
+                   .Register(*registry_)
+                   .Add({})) {
   for (int state = v1::JobState_MIN + 1; state <= v1::JobState_MAX; ++state) {
     jobs_.Add({{"state", Label(static_cast<v1::JobState>(state))}});
   }
   // From 0, so that increase() sees the first one of each.
-  for (const char* outcome : {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded"}) attempts_.Add({{"outcome", outcome}});
+  for (const char* outcome : {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded"})
+    attempts_.Add({{"outcome", outcome}});
   SetWorkers(0, 0);
 }
 
@@ -69,7 +82,9 @@ void CoordinatorMetrics::MoveJob(v1::JobState from, v1::JobState to) {
   if (to != v1::JOB_STATE_UNSPECIFIED) jobs_.Add({{"state", Label(to)}}).Increment();
 }
 
-void CoordinatorMetrics::CountAttempt(const std::string& outcome) { attempts_.Add({{"outcome", outcome}}).Increment(); }
+void CoordinatorMetrics::CountAttempt(const std::string& outcome) {
+  attempts_.Add({{"outcome", outcome}}).Increment();
+}
 
 void CoordinatorMetrics::SetWorkers(int64_t ready, int64_t lost) {
   workers_.Add({{"state", "ready"}}).Set(static_cast<double>(ready));

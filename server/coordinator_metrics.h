@@ -14,8 +14,8 @@
 
 namespace sab::server {
 
-// Every figure of the coordinator's /metrics, in one place; docs/METRICS.md explains them. Labels come from fixed sets: no job id, no worker id.
-// Thread-safe.
+// Every figure of the coordinator's /metrics, in one place; docs/METRICS.md explains them. Labels come from fixed sets:
+// no job id, no worker id. Thread-safe.
 class CoordinatorMetrics {
  public:
   explicit CoordinatorMetrics(std::shared_ptr<prometheus::Registry> registry);
@@ -24,7 +24,8 @@ class CoordinatorMetrics {
 
   // A job came into, changed or left (UNSPECIFIED on either side) a state.
   void MoveJob(v1::JobState from, v1::JobState to);
-  // `outcome`: succeeded, cancelled, failed (by a fault of a process), permanent, lost (a worker), superseded (by a restart of the coordinator).
+  // `outcome`: succeeded, cancelled, failed (by a fault of a process), permanent, lost (a worker), superseded (by a
+  // restart of the coordinator).
   void CountAttempt(const std::string& outcome);
   void SetWorkers(int64_t ready, int64_t lost);
   // `device`: cuda or cpu.

@@ -3,8 +3,8 @@
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
-#include <iostream>
 #include <cstring>
+#include <iostream>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -34,15 +34,19 @@ struct Flags {
 
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", std::string("sab-coordinator ") + SAB_VERSION);
-  app.add_option("--state-dir", flags.server.state_dir, "Folder of jobs, figures and logs; made if missing; one coordinator at a time")
+  app.add_option("--state-dir", flags.server.state_dir,
+                 "Folder of jobs, figures and logs; made if missing; one coordinator at a time")
       ->required();
   app.add_option("--listen", flags.server.listen, "HOST:PORT of the API (gRPC); port 0 picks a free one")->required();
   flags.server.metrics_listen = "127.0.0.1:9464";
-  app.add_option("--metrics-listen", flags.server.metrics_listen, "HOST:PORT of /metrics, /healthz and /readyz; \"\" for none")
+  app.add_option("--metrics-listen", flags.server.metrics_listen,
+                 "HOST:PORT of /metrics, /healthz and /readyz; \"\" for none")
       ->capture_default_str();
   app.add_option("--checkpoint-dir", flags.server.checkpoint_dir,
-                 "Folder that coordinator and workers share under this path; without it workers upload into STATE_DIR/checkpoints");
-  app.add_option("--lease", flags.lease, "Time without a call after which a worker counts as lost")->capture_default_str();
+                 "Folder that coordinator and workers share under this path; without it workers upload into "
+                 "STATE_DIR/checkpoints");
+  app.add_option("--lease", flags.lease, "Time without a call after which a worker counts as lost")
+      ->capture_default_str();
   app.add_option("--address-file", flags.address_file, "Gets the API's \"HOST:PORT\" once it is served");
   app.add_option("--metrics-address-file", flags.metrics_address_file, "The same for --metrics-listen");
   app.footer(kExamples);
@@ -54,13 +58,16 @@ absl::Status WriteAddress(const std::string& path, const std::string& address) {
 
 absl::Status Run(Flags& flags, const sigset_t& signals) {
   if (!absl::ParseDuration(flags.lease, &flags.server.lease) || flags.server.lease < absl::Milliseconds(200)) {
-    return absl::InvalidArgumentError(absl::StrCat("--lease: must be a duration of at least 200ms, for example 5s, got \"", flags.lease, "\""));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--lease: must be a duration of at least 200ms, for example 5s, got \"", flags.lease, "\""));
   }
   SAB_ASSIGN_OR_RETURN(const auto server, sab::server::Server::Start(flags.server));
   SAB_RETURN_IF_ERROR(WriteAddress(flags.metrics_address_file, server->metrics_address()));
   SAB_RETURN_IF_ERROR(WriteAddress(flags.address_file, server->address()));
   sab::log::Info(absl::StrCat("serving on ", server->address(),
-                              server->metrics_address().empty() ? "" : absl::StrCat(", metrics on http://", server->metrics_address(), "/metrics")));
+                              server->metrics_address().empty()
+                                  ? ""
+                                  : absl::StrCat(", metrics on http://", server->metrics_address(), "/metrics")));
   int signal = 0;
   sigwait(&signals, &signal);
   sab::log::Info(absl::StrCat("got ", strsignal(signal), ": shutting down"));

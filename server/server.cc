@@ -28,7 +28,9 @@
 namespace sab::server {
 namespace {
 
-std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+std::string HostOf(const std::string& address) {
+  return address.substr(0, address.rfind(':'));
+}
 
 bool IsLoopback(const std::string& address) {
   const std::string host = HostOf(address);
@@ -48,12 +50,13 @@ class ServerImpl final : public Server {
     settings.lease = options.lease;
     settings.checkpoint_dir_shared = !options.checkpoint_dir.empty();
     std::error_code error;
-    settings.checkpoint_dir =
-        std::filesystem::absolute(settings.checkpoint_dir_shared ? options.checkpoint_dir : options.state_dir + "/checkpoints", error);
+    settings.checkpoint_dir = std::filesystem::absolute(
+        settings.checkpoint_dir_shared ? options.checkpoint_dir : options.state_dir + "/checkpoints", error);
     settings.check_paths = IsLoopback(options.listen);
     std::filesystem::create_directories(settings.checkpoint_dir, error);
     if (error) {
-      return WithReason(absl::UnavailableError(absl::StrCat("the checkpoint folder ", settings.checkpoint_dir, ": ", error.message())),
+      return WithReason(absl::UnavailableError(
+                            absl::StrCat("the checkpoint folder ", settings.checkpoint_dir, ": ", error.message())),
                         "STORE_UNAVAILABLE");
     }
     SAB_ASSIGN_OR_RETURN(coordinator_, Coordinator::Create(settings, {.store = store_.get(),
@@ -67,9 +70,11 @@ class ServerImpl final : public Server {
 
   absl::Status Serve(const Options& options) {
     if (!options.metrics_listen.empty()) {
-      SAB_ASSIGN_OR_RETURN(metrics_server_, MetricsServer::Start(registry_, {.listen = options.metrics_listen, .ready = [this] {
-                                              return serving_.load() ? std::string() : std::string("not serving");
-                                            }}));
+      SAB_ASSIGN_OR_RETURN(metrics_server_,
+                           MetricsServer::Start(registry_, {.listen = options.metrics_listen, .ready = [this] {
+                                                              return serving_.load() ? std::string()
+                                                                                     : std::string("not serving");
+                                                            }}));
       metrics_address_ = metrics_server_->address();
     }
     const ServiceContext context{.hub = &hub_, .metrics = &metrics_, .draining = &draining_};
@@ -86,15 +91,16 @@ class ServerImpl final : public Server {
     rpc::ConfigureServer(builder);
     int port = 0;
     builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
-    for (grpc::Service* service : std::initializer_list<grpc::Service*>{jobs_.get(), figures_.get(), logs_.get(), checkpoints_.get(),
-                                                                        workers_.get(), agents_.get()}) {
+    for (grpc::Service* service : std::initializer_list<grpc::Service*>{
+             jobs_.get(), figures_.get(), logs_.get(), checkpoints_.get(), workers_.get(), agents_.get()}) {
       builder.RegisterService(service);
     }
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || (port == 0 && options.listen.rfind("unix:", 0) != 0)) {
-      return WithReason(absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen,
-                                                            ": the address is taken or not one of this machine; choose another --listen "
-                                                            "(port 0 picks a free one)")),
+      return WithReason(absl::UnavailableError(
+                            absl::StrCat("cannot listen on ", options.listen,
+                                         ": the address is taken or not one of this machine; choose another --listen "
+                                         "(port 0 picks a free one)")),
                         "ADDRESS_IN_USE");
     }
     address_ = port == 0 ? options.listen : absl::StrCat(HostOf(options.listen), ":", port);
@@ -105,7 +111,9 @@ class ServerImpl final : public Server {
 
   const std::string& address() const override { return address_; }
   const std::string& metrics_address() const override { return metrics_address_; }
-  std::shared_ptr<grpc::Channel> InProcessChannel() override { return server_->InProcessChannel(grpc::ChannelArguments()); }
+  std::shared_ptr<grpc::Channel> InProcessChannel() override {
+    return server_->InProcessChannel(grpc::ChannelArguments());
+  }
 
   void Shutdown(absl::Duration deadline) override {
     if (server_ == nullptr) return;

@@ -22,7 +22,8 @@ class Server {
     absl::Duration lease = absl::Seconds(5);
     const Clock* clock = &SystemClock();
   };
-  // Serving when it returns. Errors: those of Store::Open and MetricsServer::Start; Unavailable (reason ADDRESS_IN_USE): `listen` is taken or not ours.
+  // Serving when it returns. Errors: those of Store::Open and MetricsServer::Start; Unavailable (reason
+  // ADDRESS_IN_USE): `listen` is taken or not ours.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const Options& options);
   // Shutdown without a deadline to speak of, unless it was called.
   virtual ~Server() = default;
@@ -32,7 +33,8 @@ class Server {
   virtual const std::string& metrics_address() const = 0;
   virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
 
-  // Refuses new calls, ends streams and held calls at once, gives the others `deadline` to finish, then cancels them. Idempotent.
+  // Refuses new calls, ends streams and held calls at once, gives the others `deadline` to finish, then cancels them.
+  // Idempotent.
   virtual void Shutdown(absl::Duration deadline) = 0;
 };
 

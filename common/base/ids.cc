@@ -9,7 +9,9 @@
 namespace sab {
 namespace {
 
-absl::string_view View(std::string_view text) { return {text.data(), text.size()}; }
+absl::string_view View(std::string_view text) {
+  return {text.data(), text.size()};
+}
 
 bool IsId(std::string_view text) {
   if (text.empty() || text.size() > 63) return false;
@@ -31,8 +33,12 @@ absl::StatusOr<Id> ParseName(std::string_view name) {
 
 }  // namespace
 
-absl::StatusOr<JobId> ParseJobName(std::string_view name) { return ParseName<JobId, JobIdTag>(name); }
-absl::StatusOr<WorkerId> ParseWorkerName(std::string_view name) { return ParseName<WorkerId, WorkerIdTag>(name); }
+absl::StatusOr<JobId> ParseJobName(std::string_view name) {
+  return ParseName<JobId, JobIdTag>(name);
+}
+absl::StatusOr<WorkerId> ParseWorkerName(std::string_view name) {
+  return ParseName<WorkerId, WorkerIdTag>(name);
+}
 
 absl::StatusOr<CheckpointName> ParseCheckpointName(std::string_view name) {
   constexpr std::string_view kMiddle = "/checkpoints/";
@@ -46,7 +52,9 @@ absl::StatusOr<CheckpointName> ParseCheckpointName(std::string_view name) {
                                                  View(name.substr(0, 200)), "\""));
 }
 
-std::string MakeCheckpointId(int64_t step, int64_t attempt) { return absl::StrFormat("%012d-a%d", step, attempt); }
+std::string MakeCheckpointId(int64_t step, int64_t attempt) {
+  return absl::StrFormat("%012d-a%d", step, attempt);
+}
 
 std::string RandomId(int length) {
   static constexpr std::string_view kAlphabet = "23456789abcdefghjkmnpqrstuvwxyz";

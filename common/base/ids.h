@@ -34,8 +34,12 @@ class StrongId {
   std::string value_;
 };
 
-struct JobIdTag { static constexpr std::string_view kCollection = "jobs"; };
-struct WorkerIdTag { static constexpr std::string_view kCollection = "workers"; };
+struct JobIdTag {
+  static constexpr std::string_view kCollection = "jobs";
+};
+struct WorkerIdTag {
+  static constexpr std::string_view kCollection = "workers";
+};
 using JobId = StrongId<JobIdTag>;
 using WorkerId = StrongId<WorkerIdTag>;
 

@@ -14,9 +14,17 @@ void Init(std::string_view program);
 // Thread-safe, never throws. Build `text` with absl::StrCat; values that users gave are quoted by the caller.
 void Write(Level level, std::string_view text);
 
-inline void Debug(std::string_view text) { Write(Level::kDebug, text); }
-inline void Info(std::string_view text) { Write(Level::kInfo, text); }
-inline void Warning(std::string_view text) { Write(Level::kWarning, text); }
-inline void Error(std::string_view text) { Write(Level::kError, text); }
+inline void Debug(std::string_view text) {
+  Write(Level::kDebug, text);
+}
+inline void Info(std::string_view text) {
+  Write(Level::kInfo, text);
+}
+inline void Warning(std::string_view text) {
+  Write(Level::kWarning, text);
+}
+inline void Error(std::string_view text) {
+  Write(Level::kError, text);
+}
 
 }  // namespace sab::log

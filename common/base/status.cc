@@ -26,8 +26,9 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations) {
     entry->set_field(violation.field);
     entry->set_description(violation.line > 0 ? absl::StrCat("line ", violation.line, ": ", violation.reason)
                                               : violation.reason);
-    absl::StrAppend(&text, text.empty() ? "" : "\n", violation.line > 0 ? absl::StrCat("line ", violation.line, ": ") : "",
-                    violation.field, violation.field.empty() ? "" : ": ", violation.reason);
+    absl::StrAppend(&text, text.empty() ? "" : "\n",
+                    violation.line > 0 ? absl::StrCat("line ", violation.line, ": ") : "", violation.field,
+                    violation.field.empty() ? "" : ": ", violation.reason);
   }
   absl::Status status = absl::InvalidArgumentError(text);
   status.SetPayload(kBadRequestUrl, absl::Cord(details.SerializeAsString()));

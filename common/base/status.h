@@ -34,15 +34,15 @@ absl::Status Annotate(const absl::Status& status, std::string_view context);
 }  // namespace sab
 
 // Returns from the present function when `expr` is not OK.
-#define SAB_RETURN_IF_ERROR(expr)                                     \
-  do {                                                                \
+#define SAB_RETURN_IF_ERROR(expr)                                                 \
+  do {                                                                            \
     if (absl::Status sab_status_ = (expr); !sab_status_.ok()) return sab_status_; \
   } while (false)
 
 #define SAB_CONCAT_INNER_(a, b) a##b
 #define SAB_CONCAT_(a, b) SAB_CONCAT_INNER_(a, b)
 // SAB_ASSIGN_OR_RETURN(auto x, F()): x is the value, or the present function returns the error.
-#define SAB_ASSIGN_OR_RETURN(lhs, expr)                                     \
-  auto SAB_CONCAT_(sab_or_, __LINE__) = (expr);                             \
+#define SAB_ASSIGN_OR_RETURN(lhs, expr)                                                     \
+  auto SAB_CONCAT_(sab_or_, __LINE__) = (expr);                                             \
   if (!SAB_CONCAT_(sab_or_, __LINE__).ok()) return SAB_CONCAT_(sab_or_, __LINE__).status(); \
   lhs = *std::move(SAB_CONCAT_(sab_or_, __LINE__))

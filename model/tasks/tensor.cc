@@ -160,9 +160,7 @@ class TensorTask : public Task {
     return count;
   }
 
-  int64_t EvaluationRows(int64_t wanted) const override {
-    return std::min(wanted, held_out_->rows());
-  }
+  int64_t EvaluationRows(int64_t wanted) const override { return std::min(wanted, held_out_->rows()); }
   Batch EvaluationBatch(int64_t, RowRange rows) const override {
     return Read(*held_out_, rows, [](int64_t row) { return row; });
   }

@@ -18,7 +18,9 @@ absl::Duration BackoffBefore(int64_t number) {
   return std::min(kLongestBackoff, absl::Seconds(int64_t{1} << std::min<int64_t>(number - 2, 10)));
 }
 
-std::string Plural(int64_t count, absl::string_view noun) { return absl::StrCat(count, " ", noun, count == 1 ? "" : "s"); }
+std::string Plural(int64_t count, absl::string_view noun) {
+  return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
+}
 
 }  // namespace
 
@@ -42,7 +44,9 @@ std::vector<QueueEntry> Coordinator::Queue(bool with_delayed) {
     const JobEntry& entry = jobs_.at(id);
     if (!with_delayed && (!entry.resume_known || entry.not_before > now)) continue;
     const v1::Job& job = entry.record.job;
-    queue.push_back({id, job.spec().queue().priority(), absl::ToUnixMicros(FromProto(job.create_time())),
+    queue.push_back({id,
+                     job.spec().queue().priority(),
+                     absl::ToUnixMicros(FromProto(job.create_time())),
                      {job.spec().resources().replicas(), job.spec().resources().device()}});
   }
   return queue;
@@ -96,7 +100,8 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
     placement.set_rank(static_cast<int32_t>(rank));
     placement.set_worker(placements[rank].worker.name());
     placement.set_slot(placements[rank].slot);
-    active.ranks.push_back({.worker = placements[rank].worker, .slot = placements[rank].slot, .step = attempt.start_step()});
+    active.ranks.push_back(
+        {.worker = placements[rank].worker, .slot = placements[rank].slot, .step = attempt.start_step()});
     hosts.insert(placements[rank].worker);
   }
   active.worker_count = static_cast<int>(hosts.size());
@@ -107,12 +112,14 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   job.set_attempt_count(attempt.number());
   job.set_step(attempt.start_step());
   job.set_state(v1::JOB_STATE_STARTING);
-  job.set_state_reason(absl::StrCat("attempt ", attempt.number(), " starts on ", Plural(attempt.placements_size(), "slot"), " of ",
-                                    Plural(active.worker_count, "worker"),
-                                    entry.resume.has_value() ? absl::StrCat(", from step ", attempt.start_step()) : ""));
+  job.set_state_reason(
+      absl::StrCat("attempt ", attempt.number(), " starts on ", Plural(attempt.placements_size(), "slot"), " of ",
+                   Plural(active.worker_count, "worker"),
+                   entry.resume.has_value() ? absl::StrCat(", from step ", attempt.start_step()) : ""));
   const int64_t number = attempt.number();
   // First: were only the attempt stored, figures of the old branch could still be shown behind it.
-  SAB_RETURN_IF_ERROR(metric_store_->BeginAttempt(entry.id, number, entry.resume.has_value() ? attempt.start_step() : -1));
+  SAB_RETURN_IF_ERROR(
+      metric_store_->BeginAttempt(entry.id, number, entry.resume.has_value() ? attempt.start_step() : -1));
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   if (first) {
     metrics_->job_queue_seconds.Observe(absl::ToDoubleSeconds(now - FromProto(entry.record.job.create_time())));
@@ -180,9 +187,11 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
   } else {
     if (!fault.free) backoff = BackoffBefore(++next.restarts);
     job.set_state(v1::JOB_STATE_RECOVERING);
-    job.set_state_reason(absl::StrCat(fault.text, fault.free ? "; starts again, which costs no restart"
-                                                             : absl::StrCat("; restart ", next.restarts, " of ", allowed),
-                                      backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
+    job.set_state_reason(
+        absl::StrCat(fault.text,
+                     fault.free ? "; starts again, which costs no restart"
+                                : absl::StrCat("; restart ", next.restarts, " of ", allowed),
+                     backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
   }
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   metrics_->CountAttempt(fault.outcome);
@@ -241,8 +250,9 @@ void Coordinator::MarkUnreachable(const WorkerId& worker) {
     if (entry.record.job.state() == v1::JOB_STATE_UNREACHABLE) continue;
     JobRecord next = entry.record;
     next.job.set_state(v1::JOB_STATE_UNREACHABLE);
-    next.job.set_state_reason(absl::StrCat(worker.name(), " has not been heard of for ", absl::FormatDuration(options_.lease / 2),
-                                           "; the attempt ends when its lease of ", absl::FormatDuration(options_.lease), " does"));
+    next.job.set_state_reason(
+        absl::StrCat(worker.name(), " has not been heard of for ", absl::FormatDuration(options_.lease / 2),
+                     "; the attempt ends when its lease of ", absl::FormatDuration(options_.lease), " does"));
     (void)Replace(entry, std::move(next));
   }
 }
@@ -252,8 +262,8 @@ void Coordinator::MarkLost(const WorkerId& worker) {
   schedule_needed_ = true;
   log::Warning(absl::StrCat(worker.name(), " is lost: not heard of for ", absl::FormatDuration(options_.lease)));
   for (const JobId& id : JobsOn(worker)) {
-    EndAttempt(jobs_.at(id), {.text = absl::StrCat(worker.name(), " was not heard of for ", absl::FormatDuration(options_.lease),
-                                                   " (its lease)"),
+    EndAttempt(jobs_.at(id), {.text = absl::StrCat(worker.name(), " was not heard of for ",
+                                                   absl::FormatDuration(options_.lease), " (its lease)"),
                               .outcome = "lost"});
   }
 }

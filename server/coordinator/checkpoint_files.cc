@@ -54,7 +54,8 @@ absl::StatusOr<v1::Checkpoint> CheckpointFiles::Complete(const CheckpointName& n
   std::error_code error;
   const bool in_place = fs::exists(folder, error) || !fs::exists(uploaded, error);
   absl::StatusOr<v1::Checkpoint> checkpoint = VerifyCheckpoint(in_place ? folder : uploaded);
-  if (absl::IsDataLoss(checkpoint.status()) || absl::IsNotFound(checkpoint.status())) return Damaged(checkpoint.status(), name);
+  if (absl::IsDataLoss(checkpoint.status()) || absl::IsNotFound(checkpoint.status()))
+    return Damaged(checkpoint.status(), name);
   if (!checkpoint.ok()) return checkpoint.status();
   if (!in_place) {
     SAB_RETURN_IF_ERROR(SyncFolder(uploaded));
@@ -86,11 +87,12 @@ absl::Status CheckpointFiles::RemoveJob(const JobId& job) const {
   return error ? SystemError(folder, error.value()) : absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> CheckpointFiles::StartUpload(const CheckpointName& name,
-                                                                                      const v1::CheckpointFile& file) const {
-  if (file.path() != kModelFile && file.path() != kOptimizerFile && file.path() != kStateFile && file.path() != kManifestFile) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat("file.path: \"", file.path().substr(0, 100),
-                                                              "\" is no file of a checkpoint")),
+absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> CheckpointFiles::StartUpload(
+    const CheckpointName& name, const v1::CheckpointFile& file) const {
+  if (file.path() != kModelFile && file.path() != kOptimizerFile && file.path() != kStateFile &&
+      file.path() != kManifestFile) {
+    return WithReason(absl::InvalidArgumentError(
+                          absl::StrCat("file.path: \"", file.path().substr(0, 100), "\" is no file of a checkpoint")),
                       "BAD_CHECKPOINT_FILE");
   }
   const std::string folder = UploadFolderOf(name);
@@ -117,13 +119,14 @@ CheckpointFiles::Upload::~Upload() {
 absl::Status CheckpointFiles::Upload::Add(const std::string& data, uint32_t crc) {
   const auto actual = crc32(0, reinterpret_cast<const Bytef*>(data.data()), static_cast<uInt>(data.size()));
   if (actual != crc) {
-    return WithReason(absl::DataLossError(absl::StrCat(file_.path(), ": the chunk at ", received_, " was damaged on its way: send the "
-                                                                                                   "file again")),
+    return WithReason(absl::DataLossError(absl::StrCat(file_.path(), ": the chunk at ", received_,
+                                                       " was damaged on its way: send the "
+                                                       "file again")),
                       "CHUNK_DAMAGED");
   }
   if (received_ + static_cast<int64_t>(data.size()) > file_.size_bytes()) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat(file_.path(), ": is longer than the ", file_.size_bytes(),
-                                                              " bytes announced")),
+    return WithReason(absl::InvalidArgumentError(
+                          absl::StrCat(file_.path(), ": is longer than the ", file_.size_bytes(), " bytes announced")),
                       "BAD_CHECKPOINT_FILE");
   }
   for (size_t done = 0; done < data.size();) {
@@ -141,8 +144,8 @@ absl::Status CheckpointFiles::Upload::Finish() {
   SAB_ASSIGN_OR_RETURN(const std::string digest, Sha256OfFile(temporary_));
   if (received_ != file_.size_bytes() || digest != file_.sha256()) {
     return WithReason(absl::DataLossError(absl::StrCat(file_.path(), ": ", received_, " of ", file_.size_bytes(),
-                                                       " bytes arrived, with digest ", digest, " and not ", file_.sha256(),
-                                                       ": send the file again")),
+                                                       " bytes arrived, with digest ", digest, " and not ",
+                                                       file_.sha256(), ": send the file again")),
                       "UPLOAD_DAMAGED");
   }
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return SystemError(path_, errno);

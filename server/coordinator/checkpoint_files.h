@@ -11,14 +11,16 @@
 
 namespace sab::server {
 
-// Where checkpoints lie on disk: CHECKPOINT_DIR/jobs/{job}/checkpoints/{checkpoint}, see common/checkpoint. Blocking; thread-safe.
+// Where checkpoints lie on disk: CHECKPOINT_DIR/jobs/{job}/checkpoints/{checkpoint}, see common/checkpoint. Blocking;
+// thread-safe.
 class CheckpointFiles {
  public:
   explicit CheckpointFiles(std::string checkpoint_dir) : checkpoint_dir_(std::move(checkpoint_dir)) {}
 
   std::string FolderOf(const CheckpointName& name) const;
 
-  // Puts uploaded files in place if that is how this checkpoint came, then checks it whole. DataLoss (reason CHECKPOINT_DAMAGED): missing or damaged.
+  // Puts uploaded files in place if that is how this checkpoint came, then checks it whole. DataLoss (reason
+  // CHECKPOINT_DAMAGED): missing or damaged.
   absl::StatusOr<v1::Checkpoint> Complete(const CheckpointName& name) const;
 
   // Checks sizes and digests against what was recorded. DataLoss or NotFound: it is damaged or gone.

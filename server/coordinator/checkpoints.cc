@@ -15,22 +15,25 @@ absl::Status CheckName(const CheckpointName& name, const v1::TrainerId& id, cons
       name.checkpoint == MakeCheckpointId(checkpoint.step(), checkpoint.attempt())) {
     return absl::OkStatus();
   }
-  return WithReason(absl::InvalidArgumentError(absl::StrCat("checkpoint.name: ", name.name(), " is not the name of step ", checkpoint.step(),
-                                                            " of attempt ", id.attempt(), " of ", id.job())),
-                    "BAD_CHECKPOINT_NAME");
+  return WithReason(
+      absl::InvalidArgumentError(absl::StrCat("checkpoint.name: ", name.name(), " is not the name of step ",
+                                              checkpoint.step(), " of attempt ", id.attempt(), " of ", id.job())),
+      "BAD_CHECKPOINT_NAME");
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> Coordinator::StartUpload(const v1::UploadCheckpointHeader& header) {
+absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> Coordinator::StartUpload(
+    const v1::UploadCheckpointHeader& header) {
   SAB_ASSIGN_OR_RETURN(const CheckpointName name, ParseCheckpointName(header.checkpoint()));
   {
     MutexLock lock(&mutex_);
     SAB_RETURN_IF_ERROR(Fence(header.worker(), header.id()).status());
   }
   if (name.job.name() != header.id().job()) {
-    return WithReason(absl::InvalidArgumentError(absl::StrCat("checkpoint: ", name.name(), " is not one of ", header.id().job())),
-                      "BAD_CHECKPOINT_NAME");
+    return WithReason(
+        absl::InvalidArgumentError(absl::StrCat("checkpoint: ", name.name(), " is not one of ", header.id().job())),
+        "BAD_CHECKPOINT_NAME");
   }
   return files_.StartUpload(name, header.file());
 }
@@ -45,8 +48,8 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
   }
   SAB_ASSIGN_OR_RETURN(v1::Checkpoint checkpoint, files_.Complete(name));
   if (checkpoint.step() != request.checkpoint().step() || checkpoint.attempt() != request.checkpoint().attempt()) {
-    return WithReason(absl::DataLossError(absl::StrCat(name.name(), ": its manifest is of step ", checkpoint.step(), " and attempt ",
-                                                       checkpoint.attempt())),
+    return WithReason(absl::DataLossError(absl::StrCat(name.name(), ": its manifest is of step ", checkpoint.step(),
+                                                       " and attempt ", checkpoint.attempt())),
                       "CHECKPOINT_DAMAGED");
   }
   checkpoint.set_name(name.name());
@@ -85,7 +88,8 @@ std::vector<std::string> Coordinator::Excess(const JobEntry& entry, const v1::Ch
   keep_first(spec.keep_latest());
   const std::vector<const v1::Checkpoint*> everything = all;
   std::erase_if(all, [](const auto* c) { return !c->has_eval_loss() || !std::isfinite(c->eval_loss()); });
-  std::stable_sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->eval_loss() < b->eval_loss(); });
+  std::stable_sort(all.begin(), all.end(),
+                   [](const auto* a, const auto* b) { return a->eval_loss() < b->eval_loss(); });
   keep_first(spec.keep_best());
   std::vector<std::string> excess;
   for (const v1::Checkpoint* checkpoint : everything) {
@@ -107,8 +111,8 @@ absl::StatusOr<v1::Checkpoint> Coordinator::GetCheckpoint(const CheckpointName& 
   SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Find(name.job));
   auto it = entry->checkpoints.find(name.checkpoint);
   if (it != entry->checkpoints.end()) return it->second;
-  return WithReason(absl::NotFoundError(absl::StrCat(name.name(), " does not exist; `sabctl checkpoint list ", name.job.name(),
-                                                     "` shows those there are")),
+  return WithReason(absl::NotFoundError(absl::StrCat(name.name(), " does not exist; `sabctl checkpoint list ",
+                                                     name.job.name(), "` shows those there are")),
                     "CHECKPOINT_NOT_FOUND");
 }
 

@@ -15,12 +15,18 @@ constexpr absl::Duration kRetry = absl::Seconds(1);
 // Reported steps raise a job's version without being stored; after a restart it goes on well above any that was sent.
 constexpr int64_t kVersionGap = 1'000'000;
 
-int64_t CreateMicros(const v1::Job& job) { return absl::ToUnixMicros(FromProto(job.create_time())); }
+int64_t CreateMicros(const v1::Job& job) {
+  return absl::ToUnixMicros(FromProto(job.create_time()));
+}
 
 }  // namespace
 
-std::string MetricsKey(const JobId& job) { return "metrics/" + job.value(); }
-std::string LogsKey(const JobId& job) { return "logs/" + job.value(); }
+std::string MetricsKey(const JobId& job) {
+  return "metrics/" + job.value();
+}
+std::string LogsKey(const JobId& job) {
+  return "logs/" + job.value();
+}
 
 Coordinator::Coordinator(Options options, Collaborators collaborators)
     : options_(std::move(options)),
@@ -59,7 +65,8 @@ absl::Status Coordinator::Load() {
   }
   for (v1::Checkpoint& checkpoint : state.checkpoints) {
     const CheckpointName name = *ParseCheckpointName(checkpoint.name());
-    if (auto it = jobs_.find(name.job); it != jobs_.end()) it->second.checkpoints[name.checkpoint] = std::move(checkpoint);
+    if (auto it = jobs_.find(name.job); it != jobs_.end())
+      it->second.checkpoints[name.checkpoint] = std::move(checkpoint);
   }
   for (auto& [id, entry] : jobs_) {
     v1::Job& job = entry.record.job;
@@ -90,7 +97,8 @@ void Coordinator::LoadActive(JobEntry& entry) {
     worker.occupants[placement.slot()] = {entry.id, attempt.number(), placement.rank(), std::nullopt};
     // Its trainers run on: the worker gets one lease to say so.
     leases_.Renew(id, clock_->Monotonic());
-    active.ranks.push_back({.worker = id, .slot = placement.slot(), .told = kToldBeforeRestart, .step = attempt.start_step()});
+    active.ranks.push_back(
+        {.worker = id, .slot = placement.slot(), .told = kToldBeforeRestart, .step = attempt.start_step()});
     hosts.insert(id);
   }
   active.worker_count = static_cast<int>(hosts.size());
@@ -136,8 +144,9 @@ void Coordinator::Touch(JobEntry& entry) {
 absl::StatusOr<Coordinator::JobEntry*> Coordinator::Find(const JobId& id) {
   auto it = jobs_.find(id);
   if (it != jobs_.end()) return &it->second;
-  return WithReason(absl::NotFoundError(absl::StrCat(id.name(), " does not exist; `sabctl list` shows the jobs there are")),
-                    "JOB_NOT_FOUND");
+  return WithReason(
+      absl::NotFoundError(absl::StrCat(id.name(), " does not exist; `sabctl list` shows the jobs there are")),
+      "JOB_NOT_FOUND");
 }
 
 void Coordinator::Wait(JobEntry& entry) {
@@ -155,7 +164,9 @@ void Coordinator::Wait(JobEntry& entry) {
   }
 }
 
-void Coordinator::NeedTick() { hub_->Publish(kTimerKey); }
+void Coordinator::NeedTick() {
+  hub_->Publish(kTimerKey);
+}
 
 absl::Duration Coordinator::Tick() {
   MutexLock lock(&mutex_);
@@ -198,7 +209,9 @@ void Coordinator::RecountSlots() {
   metrics_->SetSlots("cuda", slots[1][0], slots[1][1]);
 }
 
-bool Coordinator::RunBackgroundTask() { return VerifyOne() || RemoveOne(); }
+bool Coordinator::RunBackgroundTask() {
+  return VerifyOne() || RemoveOne();
+}
 
 bool Coordinator::VerifyOne() {
   JobId id;
@@ -226,7 +239,8 @@ bool Coordinator::VerifyOne() {
     return true;
   }
   log::Error(absl::StrCat(newest.name(), " cannot be resumed from: ", verified.message()));
-  // A damaged checkpoint is no longer offered; its files stay for the user to look at, until the job is deleted. Anything else may pass.
+  // A damaged checkpoint is no longer offered; its files stay for the user to look at, until the job is deleted.
+  // Anything else may pass.
   if (damaged && Commit({.delete_checkpoints = {newest.name()}}).ok()) {
     metrics_->checkpoints_damaged.Increment();
     entry.checkpoints.erase(ParseCheckpointName(newest.name())->checkpoint);

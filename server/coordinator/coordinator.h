@@ -30,7 +30,8 @@
 
 namespace sab::server {
 
-// Keys of ChangeHub besides the resource names of jobs ("jobs/x": the job changed) and workers ("workers/x": its desired state changed or it called).
+// Keys of ChangeHub besides the resource names of jobs ("jobs/x": the job changed) and workers ("workers/x": its
+// desired state changed or it called).
 inline constexpr char kTimerKey[] = "timer";            // Tick has an earlier deadline
 inline constexpr char kBackgroundKey[] = "background";  // RunBackgroundTask has something to do
 std::string MetricsKey(const JobId& job);               // figures of the job arrived
@@ -39,18 +40,21 @@ std::string LogsKey(const JobId& job);                  // lines of the job arri
 // The coordinator's state machine: jobs, attempts, workers. docs/JOB_STATES.md draws the states.
 //
 // What holds at all times:
-//  - Every state a caller sees is in the store: a change is committed and synced before it is visible. (Not stored: the step a job has
+//  - Every state a caller sees is in the store: a change is committed and synced before it is visible. (Not stored: the
+//  step a job has
 //    reached and the reason why it waits, which are found anew after a restart.)
-//  - At most one attempt of a job is active. Its number is stored before any worker is told, and everything a trainer reports under another number
+//  - At most one attempt of a job is active. Its number is stored before any worker is told, and everything a trainer
+//  reports under another number
 //    is refused with ABORTED.
 //  - All ranks of an attempt are placed, or none.
-//  - A slot is given to a new trainer only after the worker has confirmed a desired state without the earlier one and reports it no more (or reported
-//    its end): two trainers never share a slot, however messages are delayed. A worker gets new work only after it has confirmed a desired state of
-//    this run of the coordinator.
+//  - A slot is given to a new trainer only after the worker has confirmed a desired state without the earlier one and
+//  reports it no more (or reported
+//    its end): two trainers never share a slot, however messages are delayed. A worker gets new work only after it has
+//    confirmed a desired state of this run of the coordinator.
 //
-// Thread-safe. One lock; calls commit to the store (a few milliseconds) under it, and never verify checkpoints, remove files, write figures or
-// call others under it: that happens in RunBackgroundTask or outside the lock. Time comes from `clock`; Tick acts on what is due.
-// Errors carry ErrorInfo; see docs/ERRORS.md.
+// Thread-safe. One lock; calls commit to the store (a few milliseconds) under it, and never verify checkpoints, remove
+// files, write figures or call others under it: that happens in RunBackgroundTask or outside the lock. Time comes from
+// `clock`; Tick acts on what is due. Errors carry ErrorInfo; see docs/ERRORS.md.
 class Coordinator {
  public:
   struct Options {
@@ -68,7 +72,8 @@ class Coordinator {
     CoordinatorMetrics* metrics = nullptr;
     const Clock* clock = nullptr;
   };
-  // Replays the store. Jobs whose attempt was active become UNREACHABLE until their workers report its trainers, for one lease at most.
+  // Replays the store. Jobs whose attempt was active become UNREACHABLE until their workers report its trainers, for
+  // one lease at most.
   static absl::StatusOr<std::unique_ptr<Coordinator>> Create(Options options, Collaborators collaborators);
 
   const Options& options() const { return options_; }
@@ -87,8 +92,8 @@ class Coordinator {
   // --- Agents (workers.cc, reports.cc). Errors as agent_service.proto says.
   // Takes in a worker's state and renews its lease. One that is not newer than the last (by sequence) is ignored.
   absl::Status Report(const v1::SynchronizeRequest& request);
-  // What the worker shall run. Nothing while there is no news for this call: the desired state is the one it knows and no newer call has come;
-  // `force` answers all the same. Aborted: a newer incarnation has called.
+  // What the worker shall run. Nothing while there is no news for this call: the desired state is the one it knows and
+  // no newer call has come; `force` answers all the same. Aborted: a newer incarnation has called.
   absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Desired(const v1::SynchronizeRequest& request, bool force);
   // Longest time a call of Synchronize may be held, so that leases are renewed in time.
   absl::Duration max_hold() const { return options_.lease / 5; }
@@ -153,7 +158,8 @@ class Coordinator {
     JobId job;
     int64_t attempt = 0;
     int32_t rank = 0;
-    // Unset: it shall run. Set: it shall not, since this desired state; the slot is its own until the worker has confirmed that one.
+    // Unset: it shall run. Set: it shall not, since this desired state; the slot is its own until the worker has
+    // confirmed that one.
     std::optional<int64_t> removed_at;
   };
   struct WorkerEntry {
@@ -162,8 +168,8 @@ class Coordinator {
     int64_t incarnation = 0;
     int64_t sequence = 0;
     int64_t desired_version = 0;
-    int64_t least_known = 0;    // desired state that it must have confirmed before it gets work
-    int64_t known_version = 0;  // the one it has confirmed
+    int64_t least_known = 0;       // desired state that it must have confirmed before it gets work
+    int64_t known_version = 0;     // the one it has confirmed
     bool unknown_trainer = false;  // it runs a trainer of which nobody knows the slot
     std::map<int32_t, Occupant> occupants;
   };
@@ -190,7 +196,8 @@ class Coordinator {
   void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<QueueEntry> Queue(bool with_delayed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<WorkerView> WorkerViews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status Start(JobEntry& entry, const std::vector<RankPlacement>& placements) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Start(JobEntry& entry, const std::vector<RankPlacement>& placements)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetReason(JobEntry& entry, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The attempt ends by a fault: RECOVERING or FAILED. Tried again by Tick when the store cannot take it.
   void EndAttempt(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -204,7 +211,8 @@ class Coordinator {
   void Revive(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // workers.cc
-  absl::StatusOr<WorkerEntry*> Admit(const WorkerId& id, const v1::SynchronizeRequest& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<WorkerEntry*> Admit(const WorkerId& id, const v1::SynchronizeRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeIn(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void TakeInRank(JobEntry& entry, int32_t rank, const v1::TrainerStatus& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FindMissing(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -215,8 +223,10 @@ class Coordinator {
   std::set<JobId> JobsOn(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // reports.cc, checkpoints.cc
-  absl::StatusOr<JobEntry*> Fence(const std::string& worker, const v1::TrainerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<std::string> Excess(const JobEntry& entry, const v1::Checkpoint& added) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<JobEntry*> Fence(const std::string& worker, const v1::TrainerId& id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<std::string> Excess(const JobEntry& entry, const v1::Checkpoint& added)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Options options_;
   Store* const store_;  // used under the lock alone
@@ -233,9 +243,10 @@ class Coordinator {
   std::map<std::string, JobId> requests_ ABSL_GUARDED_BY(mutex_);
   std::map<WorkerId, WorkerEntry> workers_ ABSL_GUARDED_BY(mutex_);
   LeaseTable leases_ ABSL_GUARDED_BY(mutex_);
-  std::set<JobId> waiting_ ABSL_GUARDED_BY(mutex_);                             // QUEUED or RECOVERING
-  std::set<std::pair<absl::Duration, JobId>> delayed_ ABSL_GUARDED_BY(mutex_);  // those of them with something to do at a time
-  std::set<JobId> unverified_ ABSL_GUARDED_BY(mutex_);                          // those whose checkpoint is to be verified
+  std::set<JobId> waiting_ ABSL_GUARDED_BY(mutex_);  // QUEUED or RECOVERING
+  std::set<std::pair<absl::Duration, JobId>> delayed_
+      ABSL_GUARDED_BY(mutex_);                          // those of them with something to do at a time
+  std::set<JobId> unverified_ ABSL_GUARDED_BY(mutex_);  // those whose checkpoint is to be verified
   std::vector<std::string> removals_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, Fault> unfinished_ ABSL_GUARDED_BY(mutex_);  // ends of attempts that the store has not taken yet
   absl::Duration retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();

@@ -10,8 +10,8 @@ namespace sab::server {
 namespace {
 
 absl::Status BadTerm(absl::string_view term, absl::string_view why) {
-  return WithReason(absl::InvalidArgumentError(absl::StrCat("filter: \"", term, "\": ", why,
-                                                            "; write for example: state = RUNNING AND labels.team = x")),
+  return WithReason(absl::InvalidArgumentError(absl::StrCat(
+                        "filter: \"", term, "\": ", why, "; write for example: state = RUNNING AND labels.team = x")),
                     "BAD_FILTER");
 }
 
@@ -29,7 +29,8 @@ absl::StatusOr<JobFilter> JobFilter::Parse(std::string_view text) {
   for (absl::string_view term : absl::StrSplit(all, " AND ")) {
     const std::vector<absl::string_view> sides = absl::StrSplit(term, absl::MaxSplits('=', 1));
     if (sides.size() != 2) return BadTerm(term, "has no \"=\"");
-    Term parsed{std::string(absl::StripAsciiWhitespace(sides[0])), std::string(Unquote(absl::StripAsciiWhitespace(sides[1])))};
+    Term parsed{std::string(absl::StripAsciiWhitespace(sides[0])),
+                std::string(Unquote(absl::StripAsciiWhitespace(sides[1])))};
     if (parsed.value.empty()) return BadTerm(term, "has no value");
     if (parsed.key == "state") {
       v1::JobState state;

@@ -9,8 +9,8 @@
 
 namespace sab::server {
 
-// A filter of ListJobs: terms joined by AND, each `state = RUNNING`, `name = copy-100` or `labels.team = x`. Values with spaces stand in double
-// quotes. Empty: every job.
+// A filter of ListJobs: terms joined by AND, each `state = RUNNING`, `name = copy-100` or `labels.team = x`. Values
+// with spaces stand in double quotes. Empty: every job.
 class JobFilter {
  public:
   // InvalidArgument (reason BAD_FILTER) names the term that cannot be read.

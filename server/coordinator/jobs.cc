@@ -64,9 +64,10 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   if (auto it = requests_.find(request.request_id()); it != requests_.end() && !request.request_id().empty()) {
     const v1::Job& earlier = jobs_.at(it->second).record.job;
     if (!google::protobuf::util::MessageDifferencer::Equals(earlier.spec(), job.spec())) {
-      return WithReason(absl::AlreadyExistsError(absl::StrCat("request_id \"", request.request_id(), "\" was used for ", earlier.name(),
-                                                              " with another spec: draw a new one for a new job")),
-                        "REQUEST_ID_REUSED");
+      return WithReason(
+          absl::AlreadyExistsError(absl::StrCat("request_id \"", request.request_id(), "\" was used for ",
+                                                earlier.name(), " with another spec: draw a new one for a new job")),
+          "REQUEST_ID_REUSED");
     }
     *response.mutable_job() = earlier;
     return response;
@@ -119,7 +120,8 @@ absl::StatusOr<v1::JobState> Coordinator::GetState(const JobId& id) {
 absl::StatusOr<v1::ListJobsResponse> Coordinator::ListJobs(const v1::ListJobsRequest& request) {
   SAB_ASSIGN_OR_RETURN(const JobFilter filter, JobFilter::Parse(request.filter()));
   if (request.page_size() < 0) {
-    return WithReason(InvalidFields({{"page_size", absl::StrCat("must not be negative, got ", request.page_size())}}), "INVALID_REQUEST");
+    return WithReason(InvalidFields({{"page_size", absl::StrCat("must not be negative, got ", request.page_size())}}),
+                      "INVALID_REQUEST");
   }
   const int limit = request.page_size() == 0 ? kDefaultPage : std::min(request.page_size(), kMaxPage);
   MutexLock lock(&mutex_);
@@ -135,7 +137,8 @@ absl::StatusOr<v1::ListJobsResponse> Coordinator::ListJobs(const v1::ListJobsReq
     if (!filter.Matches(job)) continue;
     if (response.jobs_size() == limit || bytes > kMaxPageBytes) {
       const v1::Job& last = response.jobs(response.jobs_size() - 1);
-      response.set_next_page_token(absl::StrCat(absl::ToUnixMicros(FromProto(last.create_time())), ".", ParseJobName(last.name())->value()));
+      response.set_next_page_token(
+          absl::StrCat(absl::ToUnixMicros(FromProto(last.create_time())), ".", ParseJobName(last.name())->value()));
       break;
     }
     v1::Job& listed = *response.add_jobs();
@@ -152,7 +155,8 @@ absl::StatusOr<v1::Job> Coordinator::CancelJob(const JobId& id) {
   const v1::JobState state = entry->record.job.state();
   if (state == v1::JOB_STATE_CANCELLED) return entry->record.job;
   if (IsFinal(state)) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(id.name(), " has already ", StateName(state), ": nothing to cancel")),
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat(id.name(), " has already ", StateName(state), ": nothing to cancel")),
                       "JOB_FINAL");
   }
   JobRecord next = entry->record;
@@ -176,7 +180,9 @@ absl::Status Coordinator::DeleteJob(const JobId& id) {
   SAB_ASSIGN_OR_RETURN(JobEntry * entry, Find(id));
   const v1::JobState state = entry->record.job.state();
   if (!IsFinal(state)) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(id.name(), " is ", StateName(state), ": cancel it first")), "JOB_NOT_FINAL");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(id.name(), " is ", StateName(state), ": cancel it first")),
+        "JOB_NOT_FINAL");
   }
   SAB_RETURN_IF_ERROR(Commit({.delete_jobs = {id}, .add_removals = {id.name()}}));
   metrics_->MoveJob(state, v1::JOB_STATE_UNSPECIFIED);

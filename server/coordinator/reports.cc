@@ -7,7 +7,9 @@ namespace sab::server {
 namespace {
 
 absl::Status StaleAttempt(const v1::TrainerId& id, absl::string_view why) {
-  return WithReason(absl::AbortedError(absl::StrCat(id.job(), " attempt ", id.attempt(), " rank ", id.rank(), ": ", why)), "STALE_ATTEMPT");
+  return WithReason(
+      absl::AbortedError(absl::StrCat(id.job(), " attempt ", id.attempt(), " rank ", id.rank(), ": ", why)),
+      "STALE_ATTEMPT");
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ namespace {
 constexpr int kMaxSlots = 1024;
 
 bool HasEnded(v1::TrainerPhase phase) {
-  return phase == v1::TRAINER_PHASE_SUCCEEDED || phase == v1::TRAINER_PHASE_FAILED || phase == v1::TRAINER_PHASE_STOPPED;
+  return phase == v1::TRAINER_PHASE_SUCCEEDED || phase == v1::TRAINER_PHASE_FAILED ||
+         phase == v1::TRAINER_PHASE_STOPPED;
 }
 
 absl::Status CheckRequest(const v1::SynchronizeRequest& request) {
@@ -22,8 +23,10 @@ absl::Status CheckRequest(const v1::SynchronizeRequest& request) {
   if (request.slots_size() > kMaxSlots) violations.push_back({"slots", absl::StrCat("must be at most ", kMaxSlots)});
   std::set<int32_t> indices;
   for (const v1::Slot& slot : request.slots()) {
-    if (!indices.insert(slot.index()).second) violations.push_back({"slots.index", absl::StrCat(slot.index(), " appears twice")});
-    if (slot.device() != "cpu" && slot.device() != "cuda") violations.push_back({"slots.device", "must be cpu or cuda"});
+    if (!indices.insert(slot.index()).second)
+      violations.push_back({"slots.index", absl::StrCat(slot.index(), " appears twice")});
+    if (slot.device() != "cpu" && slot.device() != "cuda")
+      violations.push_back({"slots.device", "must be cpu or cuda"});
   }
   return violations.empty() ? absl::OkStatus() : WithReason(InvalidFields(violations), "INVALID_REQUEST");
 }
@@ -45,7 +48,8 @@ bool SameView(v1::Worker a, const v1::Worker& b) {
 }
 
 absl::Status StaleIncarnation(const WorkerId& id) {
-  return WithReason(absl::AbortedError(absl::StrCat("a newer agent of ", id.name(), " has called: this one must stop its trainers and exit")),
+  return WithReason(absl::AbortedError(absl::StrCat("a newer agent of ", id.name(),
+                                                    " has called: this one must stop its trainers and exit")),
                     "STALE_INCARNATION");
 }
 
@@ -53,7 +57,8 @@ absl::Status StaleIncarnation(const WorkerId& id) {
 
 bool Coordinator::Accepts(const WorkerEntry& worker) const {
   // Above desired_version: an answer of an earlier run of the coordinator, whose clock stood later.
-  return worker.known_version >= worker.least_known && worker.known_version <= worker.desired_version && !worker.unknown_trainer;
+  return worker.known_version >= worker.least_known && worker.known_version <= worker.desired_version &&
+         !worker.unknown_trainer;
 }
 
 void Coordinator::Bump(WorkerEntry& worker) {
@@ -73,7 +78,8 @@ std::set<JobId> Coordinator::JobsOn(const WorkerId& worker) {
   return jobs;
 }
 
-absl::StatusOr<Coordinator::WorkerEntry*> Coordinator::Admit(const WorkerId& id, const v1::SynchronizeRequest& request) {
+absl::StatusOr<Coordinator::WorkerEntry*> Coordinator::Admit(const WorkerId& id,
+                                                             const v1::SynchronizeRequest& request) {
   auto it = workers_.find(id);
   const bool known = it != workers_.end();
   if (known && request.incarnation() < it->second.incarnation) return StaleIncarnation(id);
@@ -88,7 +94,8 @@ absl::StatusOr<Coordinator::WorkerEntry*> Coordinator::Admit(const WorkerId& id,
   *view.mutable_last_sync_time() = ToProto(clock_->Now());
   worker.view = std::move(view);
   if (!renewed) return &worker;
-  log::Info(absl::StrCat(id.name(), known ? " was started anew" : " joined", " with ", request.slots_size(), " slots on ", request.host()));
+  log::Info(absl::StrCat(id.name(), known ? " was started anew" : " joined", " with ", request.slots_size(),
+                         " slots on ", request.host()));
   worker.incarnation = request.incarnation();
   worker.sequence = 0;
   worker.known_version = 0;
@@ -129,7 +136,8 @@ absl::Status Coordinator::Report(const v1::SynchronizeRequest& request) {
 
 void Coordinator::TakeIn(WorkerEntry& worker, const Reported& reported) {
   std::map<JobId, std::pair<const v1::TrainerStatus*, int32_t>> failures;
-  // Progress and ends first; a failure ends the whole attempt, so one rank's is taken: a permanent one before others, then the lowest rank.
+  // Progress and ends first; a failure ends the whole attempt, so one rank's is taken: a permanent one before others,
+  // then the lowest rank.
   std::vector<std::pair<int32_t, Occupant>> occupants(worker.occupants.begin(), worker.occupants.end());
   for (const auto& [slot, occupant] : occupants) {
     if (occupant.removed_at.has_value()) continue;
@@ -139,14 +147,15 @@ void Coordinator::TakeIn(WorkerEntry& worker, const Reported& reported) {
     JobEntry& entry = jobs_.at(occupant.job);
     if (phase == v1::TRAINER_PHASE_FAILED || phase == v1::TRAINER_PHASE_STOPPED) {
       auto [it, added] = failures.try_emplace(occupant.job, status->second, occupant.rank);
-      if (!added && status->second->permanent() && !it->second.first->permanent()) it->second = {status->second, occupant.rank};
+      if (!added && status->second->permanent() && !it->second.first->permanent())
+        it->second = {status->second, occupant.rank};
       continue;
     }
     TakeInRank(entry, occupant.rank, *status->second);
   }
   for (const auto& [id, failure] : failures) {
     const v1::TrainerStatus& status = *failure.first;
-    const std::string what = !status.failure().empty()                           ? status.failure()
+    const std::string what = !status.failure().empty()                     ? status.failure()
                              : status.phase() == v1::TRAINER_PHASE_STOPPED ? "its agent stopped the trainer"
                                                                            : "the trainer ended without a word";
     EndAttempt(jobs_.at(id), {.text = absl::StrCat("rank ", failure.second, " on ", worker.id.name(), ": ", what),
@@ -192,25 +201,31 @@ void Coordinator::TakeInRank(JobEntry& entry, int32_t number, const v1::TrainerS
 void Coordinator::FindMissing(WorkerEntry& worker, const Reported& reported) {
   std::map<JobId, Fault> faults;
   for (const auto& [slot, occupant] : worker.occupants) {
-    if (occupant.removed_at.has_value() || reported.contains({occupant.job.name(), occupant.attempt, occupant.rank})) continue;
+    if (occupant.removed_at.has_value() || reported.contains({occupant.job.name(), occupant.attempt, occupant.rank}))
+      continue;
     const JobEntry& entry = jobs_.at(occupant.job);
     if (!entry.active.has_value()) continue;
     const Rank& rank = entry.active->ranks[occupant.rank];
     if (rank.succeeded) continue;
     const std::string who = absl::StrCat("rank ", occupant.rank, " on ", worker.id.name());
     if (rank.told == kToldBeforeRestart && !rank.reported) {
-      faults.try_emplace(occupant.job, Fault{.text = absl::StrCat(who, " was not running any more after a restart of the coordinator"),
-                                             .outcome = "superseded", .free = true});
+      faults.try_emplace(
+          occupant.job, Fault{.text = absl::StrCat(who, " was not running any more after a restart of the coordinator"),
+                              .outcome = "superseded",
+                              .free = true});
     } else if (rank.told != kNotTold && rank.told != worker.incarnation && rank.told != kToldBeforeRestart) {
-      faults.try_emplace(occupant.job, Fault{.text = absl::StrCat(who, " ended: the worker's agent was restarted"), .outcome = "lost"});
+      faults.try_emplace(occupant.job, Fault{.text = absl::StrCat(who, " ended: the worker's agent was restarted"),
+                                             .outcome = "lost"});
     } else if (rank.reported) {
-      faults.try_emplace(occupant.job, Fault{.text = absl::StrCat(who, " is no longer reported by its worker"), .outcome = "lost"});
+      faults.try_emplace(occupant.job,
+                         Fault{.text = absl::StrCat(who, " is no longer reported by its worker"), .outcome = "lost"});
     }
   }
   for (const auto& [id, fault] : faults) EndAttempt(jobs_.at(id), fault);
 }
 
-// Trainers of attempts that have ended, known from before a restart of the coordinator or of the agent: they hold their slots too.
+// Trainers of attempts that have ended, known from before a restart of the coordinator or of the agent: they hold their
+// slots too.
 void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
   worker.unknown_trainer = false;
   for (const auto& [key, status] : reported) {
@@ -224,7 +239,8 @@ void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
     const auto job = id.ok() ? jobs_.find(*id) : jobs_.end();
     bool found = false;
     if (job != jobs_.end() && attempt >= 1 && attempt <= job->second.record.job.attempts_size()) {
-      for (const v1::Placement& placement : job->second.record.job.attempts(static_cast<int>(attempt) - 1).placements()) {
+      for (const v1::Placement& placement :
+           job->second.record.job.attempts(static_cast<int>(attempt) - 1).placements()) {
         if (placement.rank() != rank || placement.worker() != worker.id.name()) continue;
         found = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0}).second;
       }
@@ -245,7 +261,8 @@ void Coordinator::FreeSlots(WorkerEntry& worker, const Reported& reported) {
   if (worker.occupants.size() != before) schedule_needed_ = true;
 }
 
-absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(const v1::SynchronizeRequest& request, bool force) {
+absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(const v1::SynchronizeRequest& request,
+                                                                             bool force) {
   SAB_ASSIGN_OR_RETURN(const WorkerId id, ParseWorkerName(request.worker()));
   MutexLock lock(&mutex_);
   auto it = workers_.find(id);
@@ -288,7 +305,8 @@ std::vector<v1::Worker> Coordinator::ListWorkers() {
     v1::Worker& view = workers.emplace_back(worker.view);
     view.set_state(leases_.IsLive(id, now) ? v1::WORKER_STATE_READY : v1::WORKER_STATE_LOST);
     for (v1::Slot& slot : *view.mutable_slots()) {
-      if (auto it = worker.occupants.find(slot.index()); it != worker.occupants.end()) slot.set_job(it->second.job.name());
+      if (auto it = worker.occupants.find(slot.index()); it != worker.occupants.end())
+        slot.set_job(it->second.job.name());
     }
   }
   return workers;

@@ -11,8 +11,8 @@
 
 namespace sab::server {
 
-// Someone who wants to know that something changed. It then reads the present state from its owner and compares versions: notifications
-// carry nothing, follow each other merged, and may come without a change.
+// Someone who wants to know that something changed. It then reads the present state from its owner and compares
+// versions: notifications carry nothing, follow each other merged, and may come without a change.
 class Listener {
  public:
   virtual ~Listener() = default;
@@ -20,8 +20,8 @@ class Listener {
   virtual void OnChange() = 0;
 };
 
-// Tells listeners about changes of keys ("jobs/x", "workers/y", "metrics/x" …). Agents never wait for users: listeners of "jobs/", "metrics/" and "logs/"
-// have a thread of their own. Thread-safe.
+// Tells listeners about changes of keys ("jobs/x", "workers/y", "metrics/x" …). Agents never wait for users: listeners
+// of "jobs/", "metrics/" and "logs/" have a thread of their own. Thread-safe.
 class ChangeHub {
  public:
   ChangeHub();
@@ -33,7 +33,8 @@ class ChangeHub {
   // Removes what `listener` subscribed to under `key`; a call of OnChange may still be under way.
   void Unsubscribe(const std::string& key, const Listener* listener);
 
-  // Returns at once and calls nobody on this thread: it may be called under any lock. The pending set holds each key once.
+  // Returns at once and calls nobody on this thread: it may be called under any lock. The pending set holds each key
+  // once.
   void Publish(const std::string& key);
   void PublishAll();
 

@@ -10,8 +10,8 @@
 
 namespace sab::server {
 
-// A thread that calls `run` again and again: when the time it returned has passed (InfiniteDuration: never), or on OnChange.
-// Publish its key to a hub to wake it.
+// A thread that calls `run` again and again: when the time it returned has passed (InfiniteDuration: never), or on
+// OnChange. Publish its key to a hub to wake it.
 class WorkerThread : public Listener {
  public:
   explicit WorkerThread(std::function<absl::Duration()> run);

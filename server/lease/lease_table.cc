@@ -4,7 +4,9 @@
 
 namespace sab::server {
 
-void LeaseTable::Renew(const WorkerId& worker, absl::Duration now) { entries_[worker] = {.last = now}; }
+void LeaseTable::Renew(const WorkerId& worker, absl::Duration now) {
+  entries_[worker] = {.last = now};
+}
 
 bool LeaseTable::IsPrompt(const WorkerId& worker, absl::Duration now) const {
   auto it = entries_.find(worker);

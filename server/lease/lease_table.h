@@ -9,8 +9,8 @@
 
 namespace sab::server {
 
-// Which workers have been heard of. A worker is late from half its lease on and lost exactly when the lease has passed since its last call.
-// Time is passed in (monotonic). Thread-compatible.
+// Which workers have been heard of. A worker is late from half its lease on and lost exactly when the lease has passed
+// since its last call. Time is passed in (monotonic). Thread-compatible.
 class LeaseTable {
  public:
   explicit LeaseTable(absl::Duration lease) : lease_(lease) {}

@@ -18,7 +18,9 @@ struct Census {
   int64_t live_workers = 0;
 };
 
-bool IsLive(const WorkerView& worker, absl::Duration now) { return now < worker.lease_end; }
+bool IsLive(const WorkerView& worker, absl::Duration now) {
+  return now < worker.lease_end;
+}
 
 Census Count(absl::Span<const WorkerView> workers, absl::Duration now) {
   Census census;
@@ -39,7 +41,9 @@ bool WantsCuda(const GangRequest& request, const Census& census) {
   return census.total[1] > 0 && census.total[1] >= request.replicas;
 }
 
-std::string Slots(int64_t count, bool cuda) { return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots"); }
+std::string Slots(int64_t count, bool cuda) {
+  return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots");
+}
 
 std::string WaitReason(const GangRequest& request, const Census& census, bool cuda) {
   if (census.live_workers == 0) {
@@ -126,7 +130,8 @@ bool RunsBefore(const QueueEntry& a, const QueueEntry& b) {
   return a.job < b.job;
 }
 
-std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers, absl::Duration now) {
+std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers,
+                                       absl::Duration now) {
   std::sort(queue.begin(), queue.end(), RunsBefore);
   std::vector<QueueDecision> decisions;
   decisions.reserve(queue.size());
@@ -136,11 +141,12 @@ std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vecto
   for (const QueueEntry& entry : queue) {
     const bool cuda = WantsCuda(entry.request, census);
     if (!waiting[cuda].empty() && census.total[cuda] >= entry.request.replicas) {
-      decisions.push_back({entry.job,
-                           {.reason = absl::StrCat("waits behind ", waiting[cuda].name(), ", which has its turn at the next free ",
-                                                   cuda ? "cuda" : "cpu", " slots"),
-                            .cuda = cuda,
-                            .fits = true}});
+      decisions.push_back(
+          {entry.job,
+           {.reason = absl::StrCat("waits behind ", waiting[cuda].name(), ", which has its turn at the next free ",
+                                   cuda ? "cuda" : "cpu", " slots"),
+            .cuda = cuda,
+            .fits = true}});
       continue;
     }
     GangDecision gang = DecideGang(entry.request, workers, now);

@@ -46,9 +46,10 @@ struct GangDecision {
   bool fits = false;                      // the live workers have enough such slots, free or not
 };
 
-// Chooses where the gang `request` would run: all ranks or none. `auto` means GPUs when the live workers have enough of them (busy or not), CPUs
-// otherwise. One worker that holds the whole gang is preferred, the one with the fewest free slots; else the workers with most free
-// slots, so that few take part. Pure: the same snapshot at the same `now` gives the same answer; ties go to the lower worker id.
+// Chooses where the gang `request` would run: all ranks or none. `auto` means GPUs when the live workers have enough of
+// them (busy or not), CPUs otherwise. One worker that holds the whole gang is preferred, the one with the fewest free
+// slots; else the workers with most free slots, so that few take part. Pure: the same snapshot at the same `now` gives
+// the same answer; ties go to the lower worker id.
 GangDecision DecideGang(const GangRequest& request, absl::Span<const WorkerView> workers, absl::Duration now);
 
 // A job that waits for slots.
@@ -68,8 +69,10 @@ struct QueueDecision {
   GangDecision gang;
 };
 
-// Decides for all waiting jobs, in the order of the queue (`queue` need not be sorted). A job that fits the cluster but must wait for busy slots
-// keeps the jobs behind it from those of its kind of device, so that large gangs do not starve; a job that cannot fit blocks no one.
-std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers, absl::Duration now);
+// Decides for all waiting jobs, in the order of the queue (`queue` need not be sorted). A job that fits the cluster but
+// must wait for busy slots keeps the jobs behind it from those of its kind of device, so that large gangs do not
+// starve; a job that cannot fit blocks no one.
+std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers,
+                                       absl::Duration now);
 
 }  // namespace sab::server

@@ -11,11 +11,19 @@
 namespace sab::server {
 namespace {
 
-// One call of Synchronize: answered when there is news for the worker, a newer call has come, or its time is up. Owns itself until the RPC is over.
-class HeldSynchronize final : public grpc::ServerUnaryReactor, public Listener, public std::enable_shared_from_this<HeldSynchronize> {
+// One call of Synchronize: answered when there is news for the worker, a newer call has come, or its time is up. Owns
+// itself until the RPC is over.
+class HeldSynchronize final : public grpc::ServerUnaryReactor,
+                              public Listener,
+                              public std::enable_shared_from_this<HeldSynchronize> {
  public:
-  HeldSynchronize(Coordinator* coordinator, ServiceContext context, const v1::SynchronizeRequest* request, v1::SynchronizeResponse* response)
-      : coordinator_(coordinator), context_(context), request_(request), response_(response), timer_(context.metrics, "Synchronize") {}
+  HeldSynchronize(Coordinator* coordinator, ServiceContext context, const v1::SynchronizeRequest* request,
+                  v1::SynchronizeResponse* response)
+      : coordinator_(coordinator),
+        context_(context),
+        request_(request),
+        response_(response),
+        timer_(context.metrics, "Synchronize") {}
 
   void Begin() {
     self_ = shared_from_this();
@@ -27,10 +35,11 @@ class HeldSynchronize final : public grpc::ServerUnaryReactor, public Listener, 
     if (TryAnswer(hold <= absl::ZeroDuration())) return;
     MutexLock lock(&mutex_);
     if (ended_) return;
-    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(hold), [weak = weak_from_this()](bool fired) {
-      // The alarm keeps this function as long as it lives itself.
-      if (auto self = weak.lock(); fired && self != nullptr) self->TryAnswer(/*force=*/true);
-    });
+    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(hold),
+               [weak = weak_from_this()](bool fired) {
+                 // The alarm keeps this function as long as it lives itself.
+                 if (auto self = weak.lock(); fired && self != nullptr) self->TryAnswer(/*force=*/true);
+               });
   }
 
   void OnChange() override { TryAnswer(/*force=*/false); }
@@ -85,11 +94,13 @@ grpc::ServerUnaryReactor* AgentService::Synchronize(grpc::CallbackServerContext*
   return call.get();
 }
 
-grpc::Status AgentService::ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request, v1::ReportMetricsResponse*) {
+grpc::Status AgentService::ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest* request,
+                                         v1::ReportMetricsResponse*) {
   return Unary(context_.metrics, "ReportMetrics", [&] { return coordinator_->ReportMetrics(*request); });
 }
 
-grpc::Status AgentService::ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest* request, v1::ReportLogsResponse*) {
+grpc::Status AgentService::ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest* request,
+                                      v1::ReportLogsResponse*) {
   return Unary(context_.metrics, "ReportLogs", [&] { return coordinator_->ReportLogs(*request); });
 }
 
@@ -101,14 +112,16 @@ grpc::Status AgentService::RecordCheckpoint(grpc::ServerContext*, const v1::Reco
   });
 }
 
-grpc::Status AgentService::UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadCheckpointRequest>* reader,
+grpc::Status AgentService::UploadCheckpoint(grpc::ServerContext*,
+                                            grpc::ServerReader<v1::UploadCheckpointRequest>* reader,
                                             v1::UploadCheckpointResponse*) {
   return Unary(context_.metrics, "UploadCheckpoint", [&]() -> absl::Status {
     v1::UploadCheckpointRequest message;
     if (!reader->Read(&message) || !message.has_header()) {
       return WithReason(absl::InvalidArgumentError("header: the first message must carry it"), "INVALID_REQUEST");
     }
-    SAB_ASSIGN_OR_RETURN(const std::unique_ptr<CheckpointFiles::Upload> upload, coordinator_->StartUpload(message.header()));
+    SAB_ASSIGN_OR_RETURN(const std::unique_ptr<CheckpointFiles::Upload> upload,
+                         coordinator_->StartUpload(message.header()));
     while (reader->Read(&message)) {
       if (context_.draining->load()) return DrainingError();
       SAB_RETURN_IF_ERROR(upload->Add(message.data(), message.crc32()));

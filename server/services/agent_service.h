@@ -6,15 +6,19 @@
 
 namespace sab::server {
 
-// sab.v1.AgentService over the coordinator. A held Synchronize holds no thread; an upload or a verification holds one while it works.
+// sab.v1.AgentService over the coordinator. A held Synchronize holds no thread; an upload or a verification holds one
+// while it works.
 class AgentService final : public v1::AgentService::WithCallbackMethod_Synchronize<v1::AgentService::Service> {
  public:
   AgentService(Coordinator* coordinator, ServiceContext context) : coordinator_(coordinator), context_(context) {}
 
-  grpc::ServerUnaryReactor* Synchronize(grpc::CallbackServerContext*, const v1::SynchronizeRequest*, v1::SynchronizeResponse*) override;
-  grpc::Status ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest*, v1::ReportMetricsResponse*) override;
+  grpc::ServerUnaryReactor* Synchronize(grpc::CallbackServerContext*, const v1::SynchronizeRequest*,
+                                        v1::SynchronizeResponse*) override;
+  grpc::Status ReportMetrics(grpc::ServerContext*, const v1::ReportMetricsRequest*,
+                             v1::ReportMetricsResponse*) override;
   grpc::Status ReportLogs(grpc::ServerContext*, const v1::ReportLogsRequest*, v1::ReportLogsResponse*) override;
-  grpc::Status RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest*, v1::RecordCheckpointResponse*) override;
+  grpc::Status RecordCheckpoint(grpc::ServerContext*, const v1::RecordCheckpointRequest*,
+                                v1::RecordCheckpointResponse*) override;
   grpc::Status UploadCheckpoint(grpc::ServerContext*, grpc::ServerReader<v1::UploadCheckpointRequest>*,
                                 v1::UploadCheckpointResponse*) override;
 

@@ -65,12 +65,13 @@ absl::StatusOr<OpenFile> OpenRecorded(Coordinator& coordinator, const v1::Downlo
   const auto& files = checkpoint.files();
   const auto file = std::find_if(files.begin(), files.end(), [&](const auto& f) { return f.path() == request.path(); });
   if (file == files.end()) {
-    return WithReason(absl::NotFoundError(absl::StrCat(name.name(), " has no file \"", request.path().substr(0, 100), "\"")),
-                      "CHECKPOINT_FILE_NOT_FOUND");
+    return WithReason(
+        absl::NotFoundError(absl::StrCat(name.name(), " has no file \"", request.path().substr(0, 100), "\"")),
+        "CHECKPOINT_FILE_NOT_FOUND");
   }
   if (request.offset() < 0 || request.offset() > file->size_bytes()) {
-    return WithReason(absl::OutOfRangeError(absl::StrCat("offset: ", request.offset(), " is not within the ", file->size_bytes(),
-                                                         " bytes of ", file->path())),
+    return WithReason(absl::OutOfRangeError(absl::StrCat("offset: ", request.offset(), " is not within the ",
+                                                         file->size_bytes(), " bytes of ", file->path())),
                       "OFFSET_OUT_OF_RANGE");
   }
   OpenFile opened{absl::StrCat(name.name(), "/", file->path())};
@@ -110,9 +111,11 @@ grpc::ServerWriteReactor<v1::DownloadCheckpointResponse>* CheckpointService::Dow
     grpc::CallbackServerContext*, const v1::DownloadCheckpointRequest* request) {
   absl::StatusOr<OpenFile> file = OpenRecorded(*coordinator_, *request);
   if (!file.ok()) {
-    return new FailedStream<v1::DownloadCheckpointResponse>(RpcTimer(context_.metrics, "DownloadCheckpoint").Done(file.status()));
+    return new FailedStream<v1::DownloadCheckpointResponse>(
+        RpcTimer(context_.metrics, "DownloadCheckpoint").Done(file.status()));
   }
-  return Download::Begin(std::make_shared<Download>(context_, std::move(file->what), file->fd, request->offset(), file->size), {});
+  return Download::Begin(
+      std::make_shared<Download>(context_, std::move(file->what), file->fd, request->offset(), file->size), {});
 }
 
 }  // namespace sab::server

@@ -7,14 +7,17 @@
 namespace sab::server {
 
 // sab.v1.CheckpointService over the coordinator and the checkpoints' files.
-class CheckpointService final : public v1::CheckpointService::WithCallbackMethod_DownloadCheckpoint<v1::CheckpointService::Service> {
+class CheckpointService final
+    : public v1::CheckpointService::WithCallbackMethod_DownloadCheckpoint<v1::CheckpointService::Service> {
  public:
   CheckpointService(Coordinator* coordinator, ServiceContext context) : coordinator_(coordinator), context_(context) {}
 
-  grpc::Status ListCheckpoints(grpc::ServerContext*, const v1::ListCheckpointsRequest*, v1::ListCheckpointsResponse*) override;
-  grpc::Status GetCheckpoint(grpc::ServerContext*, const v1::GetCheckpointRequest*, v1::GetCheckpointResponse*) override;
-  grpc::ServerWriteReactor<v1::DownloadCheckpointResponse>* DownloadCheckpoint(grpc::CallbackServerContext*,
-                                                                               const v1::DownloadCheckpointRequest*) override;
+  grpc::Status ListCheckpoints(grpc::ServerContext*, const v1::ListCheckpointsRequest*,
+                               v1::ListCheckpointsResponse*) override;
+  grpc::Status GetCheckpoint(grpc::ServerContext*, const v1::GetCheckpointRequest*,
+                             v1::GetCheckpointResponse*) override;
+  grpc::ServerWriteReactor<v1::DownloadCheckpointResponse>* DownloadCheckpoint(
+      grpc::CallbackServerContext*, const v1::DownloadCheckpointRequest*) override;
 
  private:
   Coordinator* const coordinator_;

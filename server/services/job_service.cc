@@ -33,7 +33,8 @@ class JobWatch final : public WatchReactor<v1::WatchJobResponse> {
 
 }  // namespace
 
-grpc::Status JobService::CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request, v1::CreateJobResponse* response) {
+grpc::Status JobService::CreateJob(grpc::ServerContext*, const v1::CreateJobRequest* request,
+                                   v1::CreateJobResponse* response) {
   return Unary(context_.metrics, "CreateJob", [&]() -> absl::Status {
     SAB_ASSIGN_OR_RETURN(*response, coordinator_->CreateJob(*request));
     return absl::OkStatus();
@@ -48,14 +49,16 @@ grpc::Status JobService::GetJob(grpc::ServerContext*, const v1::GetJobRequest* r
   });
 }
 
-grpc::Status JobService::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request, v1::ListJobsResponse* response) {
+grpc::Status JobService::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
+                                  v1::ListJobsResponse* response) {
   return Unary(context_.metrics, "ListJobs", [&]() -> absl::Status {
     SAB_ASSIGN_OR_RETURN(*response, coordinator_->ListJobs(*request));
     return absl::OkStatus();
   });
 }
 
-grpc::Status JobService::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request, v1::CancelJobResponse* response) {
+grpc::Status JobService::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
+                                   v1::CancelJobResponse* response) {
   return Unary(context_.metrics, "CancelJob", [&]() -> absl::Status {
     SAB_ASSIGN_OR_RETURN(const JobId id, ParseJobName(request->name()));
     SAB_ASSIGN_OR_RETURN(*response->mutable_job(), coordinator_->CancelJob(id));
@@ -70,7 +73,8 @@ grpc::Status JobService::DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequ
   });
 }
 
-grpc::Status JobService::ExplainJob(grpc::ServerContext*, const v1::ExplainJobRequest* request, v1::ExplainJobResponse* response) {
+grpc::Status JobService::ExplainJob(grpc::ServerContext*, const v1::ExplainJobRequest* request,
+                                    v1::ExplainJobResponse* response) {
   return Unary(context_.metrics, "ExplainJob", [&]() -> absl::Status {
     SAB_ASSIGN_OR_RETURN(const JobId id, ParseJobName(request->name()));
     SAB_ASSIGN_OR_RETURN(*response, coordinator_->ExplainJob(id));
@@ -78,10 +82,12 @@ grpc::Status JobService::ExplainJob(grpc::ServerContext*, const v1::ExplainJobRe
   });
 }
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
+grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(grpc::CallbackServerContext*,
+                                                                     const v1::WatchJobRequest* request) {
   const absl::StatusOr<JobId> id = ParseJobName(request->name());
   if (!id.ok()) return new FailedStream<v1::WatchJobResponse>(RpcTimer(context_.metrics, "WatchJob").Done(id.status()));
-  return JobWatch::Begin(std::make_shared<JobWatch>(coordinator_, context_, *id, request->after_version()), {id->name()});
+  return JobWatch::Begin(std::make_shared<JobWatch>(coordinator_, context_, *id, request->after_version()),
+                         {id->name()});
 }
 
 }  // namespace sab::server

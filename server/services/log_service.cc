@@ -9,7 +9,8 @@ namespace {
 
 class LogWatch final : public WatchReactor<v1::TailLogsResponse> {
  public:
-  LogWatch(Coordinator* coordinator, LogStore* store, ServiceContext context, JobId job, const v1::TailLogsRequest& request)
+  LogWatch(Coordinator* coordinator, LogStore* store, ServiceContext context, JobId job,
+           const v1::TailLogsRequest& request)
       : WatchReactor(context, "TailLogs"),
         coordinator_(coordinator),
         store_(store),
@@ -48,13 +49,15 @@ class LogWatch final : public WatchReactor<v1::TailLogsResponse> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::TailLogsResponse>* LogService::TailLogs(grpc::CallbackServerContext*, const v1::TailLogsRequest* request) {
+grpc::ServerWriteReactor<v1::TailLogsResponse>* LogService::TailLogs(grpc::CallbackServerContext*,
+                                                                     const v1::TailLogsRequest* request) {
   absl::StatusOr<JobId> id = ParseJobName(request->job());
   if (id.ok() && request->tail_lines() < 0) {
     id = WithReason(InvalidFields({{"tail_lines", "must not be negative"}}), "INVALID_REQUEST");
   }
   if (!id.ok()) return new FailedStream<v1::TailLogsResponse>(RpcTimer(context_.metrics, "TailLogs").Done(id.status()));
-  return LogWatch::Begin(std::make_shared<LogWatch>(coordinator_, store_, context_, *id, *request), {LogsKey(*id), id->name()});
+  return LogWatch::Begin(std::make_shared<LogWatch>(coordinator_, store_, context_, *id, *request),
+                         {LogsKey(*id), id->name()});
 }
 
 }  // namespace sab::server

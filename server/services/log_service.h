@@ -13,7 +13,8 @@ class LogService final : public v1::LogService::WithCallbackMethod_TailLogs<v1::
   LogService(Coordinator* coordinator, LogStore* store, ServiceContext context)
       : coordinator_(coordinator), store_(store), context_(context) {}
 
-  grpc::ServerWriteReactor<v1::TailLogsResponse>* TailLogs(grpc::CallbackServerContext*, const v1::TailLogsRequest*) override;
+  grpc::ServerWriteReactor<v1::TailLogsResponse>* TailLogs(grpc::CallbackServerContext*,
+                                                           const v1::TailLogsRequest*) override;
 
  private:
   Coordinator* const coordinator_;

@@ -14,7 +14,11 @@ constexpr int64_t kMaxPage = 100000;
 class MetricWatch final : public WatchReactor<v1::WatchMetricsResponse> {
  public:
   MetricWatch(Coordinator* coordinator, MetricStore* store, ServiceContext context, JobId job, int64_t after)
-      : WatchReactor(context, "WatchMetrics"), coordinator_(coordinator), store_(store), job_(std::move(job)), after_(after) {}
+      : WatchReactor(context, "WatchMetrics"),
+        coordinator_(coordinator),
+        store_(store),
+        job_(std::move(job)),
+        after_(after) {}
 
  private:
   absl::StatusOr<Step> Next(v1::WatchMetricsResponse* response) override {
@@ -35,11 +39,13 @@ class MetricWatch final : public WatchReactor<v1::WatchMetricsResponse> {
 
 }  // namespace
 
-grpc::Status MetricService::ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest* request, v1::ListMetricsResponse* response) {
+grpc::Status MetricService::ListMetrics(grpc::ServerContext*, const v1::ListMetricsRequest* request,
+                                        v1::ListMetricsResponse* response) {
   return Unary(context_.metrics, "ListMetrics", [&]() -> absl::Status {
     SAB_ASSIGN_OR_RETURN(const JobId id, ParseJobName(request->job()));
     SAB_RETURN_IF_ERROR(coordinator_->GetState(id).status());
-    if (request->page_size() < 0) return WithReason(InvalidFields({{"page_size", "must not be negative"}}), "INVALID_REQUEST");
+    if (request->page_size() < 0)
+      return WithReason(InvalidFields({{"page_size", "must not be negative"}}), "INVALID_REQUEST");
     const int64_t limit = request->page_size() == 0 ? kDefaultPage : std::min<int64_t>(request->page_size(), kMaxPage);
     SAB_ASSIGN_OR_RETURN(const MetricPage page, store_->List(id, {.split = request->split(),
                                                                   .metric = request->metric(),
@@ -51,12 +57,14 @@ grpc::Status MetricService::ListMetrics(grpc::ServerContext*, const v1::ListMetr
   });
 }
 
-grpc::ServerWriteReactor<v1::WatchMetricsResponse>* MetricService::WatchMetrics(grpc::CallbackServerContext*,
-                                                                                const v1::WatchMetricsRequest* request) {
+grpc::ServerWriteReactor<v1::WatchMetricsResponse>* MetricService::WatchMetrics(
+    grpc::CallbackServerContext*, const v1::WatchMetricsRequest* request) {
   const absl::StatusOr<JobId> id = ParseJobName(request->job());
-  if (!id.ok()) return new FailedStream<v1::WatchMetricsResponse>(RpcTimer(context_.metrics, "WatchMetrics").Done(id.status()));
-  return MetricWatch::Begin(std::make_shared<MetricWatch>(coordinator_, store_, context_, *id, request->after_sequence()),
-                            {MetricsKey(*id), id->name()});
+  if (!id.ok())
+    return new FailedStream<v1::WatchMetricsResponse>(RpcTimer(context_.metrics, "WatchMetrics").Done(id.status()));
+  return MetricWatch::Begin(
+      std::make_shared<MetricWatch>(coordinator_, store_, context_, *id, request->after_sequence()),
+      {MetricsKey(*id), id->name()});
 }
 
 }  // namespace sab::server

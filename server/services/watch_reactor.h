@@ -29,8 +29,9 @@ inline absl::Status DrainingError() {
   return WithReason(absl::UnavailableError("the coordinator is shutting down: try again"), "SHUTTING_DOWN");
 }
 
-// A server stream that follows something in time: it sends what there is, then waits, holding no thread, until told of a change. One message is under
-// way at a time and nothing is queued: a slow reader costs one message of memory and delays no one. It owns itself until the RPC is over.
+// A server stream that follows something in time: it sends what there is, then waits, holding no thread, until told of
+// a change. One message is under way at a time and nothing is queued: a slow reader costs one message of memory and
+// delays no one. It owns itself until the RPC is over.
 template <typename Response>
 class WatchReactor : public grpc::ServerWriteReactor<Response>,
                      public Listener,
@@ -74,7 +75,8 @@ class WatchReactor : public grpc::ServerWriteReactor<Response>,
  protected:
   WatchReactor(ServiceContext context, const char* method) : context_(context), timer_(context.metrics, method) {}
 
-  // Fills in the next message, or says that there is none yet, or none any more. One call at a time. Must not wait for anything.
+  // Fills in the next message, or says that there is none yet, or none any more. One call at a time. Must not wait for
+  // anything.
   virtual absl::StatusOr<Step> Next(Response* response) = 0;
 
  private:

@@ -80,14 +80,17 @@ void ForEachLine(absl::string_view bytes, Each each) {
 
 }  // namespace
 
-std::string LogStore::Path(const JobId& job, int64_t segment) const { return absl::StrCat(Folder(job), "/", segment, ".log"); }
+std::string LogStore::Path(const JobId& job, int64_t segment) const {
+  return absl::StrCat(Folder(job), "/", segment, ".log");
+}
 
 std::vector<int64_t> LogStore::ListSegments(const JobId& job) const {
   std::vector<int64_t> segments;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(Folder(job), error)) {
     int64_t number;
-    if (entry.path().extension() == ".log" && absl::SimpleAtoi(entry.path().stem().string(), &number)) segments.push_back(number);
+    if (entry.path().extension() == ".log" && absl::SimpleAtoi(entry.path().stem().string(), &number))
+      segments.push_back(number);
   }
   std::sort(segments.begin(), segments.end());
   return segments;
@@ -227,7 +230,8 @@ absl::Status LogStore::Remove(const JobId& job) {
   logs_.erase(job);
   std::error_code error;
   std::filesystem::remove_all(Folder(job), error);
-  if (error) return WithReason(absl::UnavailableError(absl::StrCat(Folder(job), ": ", error.message())), "STORE_UNAVAILABLE");
+  if (error)
+    return WithReason(absl::UnavailableError(absl::StrCat(Folder(job), ": ", error.message())), "STORE_UNAVAILABLE");
   return absl::OkStatus();
 }
 

@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kMaxPageBytes = 3 << 20;
 constexpr int64_t kRemovedAtOnce = 20000;
 
-// `series` holds (split, name, length) once: a point costs about 30 bytes. NaN is stored as NULL, which is what SQLite makes of it.
+// `series` holds (split, name, length) once: a point costs about 30 bytes. NaN is stored as NULL, which is what SQLite
+// makes of it.
 const std::vector<std::string>& Schema() {
   static const auto& versions = *new std::vector<std::string>{R"sql(
     CREATE TABLE jobs (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, next_sequence INTEGER NOT NULL,
@@ -83,8 +84,8 @@ absl::Status MetricStore::BeginAttempt(const JobId& job, int64_t attempt, int64_
   return writer_->InTransaction([&]() -> absl::Status {
     write_mutex_.AssertHeld();
     SAB_ASSIGN_OR_RETURN(const JobCounters counters, CountersOf(job));
-    return writer_->Run("INSERT OR REPLACE INTO branches (job, attempt, start_step) VALUES (?, ?, ?)", counters.id, attempt,
-                        start_step);
+    return writer_->Run("INSERT OR REPLACE INTO branches (job, attempt, start_step) VALUES (?, ?, ?)", counters.id,
+                        attempt, start_step);
   });
 }
 
@@ -96,24 +97,25 @@ absl::StatusOr<bool> MetricStore::Append(const MetricSource& source, int64_t bat
     write_mutex_.AssertHeld();
     SAB_ASSIGN_OR_RETURN(JobCounters job, CountersOf(source.job));
     int64_t latest = 0;
-    SAB_RETURN_IF_ERROR(writer_->Query("SELECT max(attempt) FROM branches WHERE job = ?",
-                                       [&](const Row& row) { latest = row.Int(0); }, job.id));
+    SAB_RETURN_IF_ERROR(writer_->Query(
+        "SELECT max(attempt) FROM branches WHERE job = ?", [&](const Row& row) { latest = row.Int(0); }, job.id));
     if (source.attempt < latest) {
       return WithReason(absl::AbortedError(absl::StrCat(source.job.name(), ": attempt ", source.attempt,
                                                         " has been replaced by attempt ", latest)),
                         "STALE_ATTEMPT");
     }
     int64_t last = 0;
-    SAB_RETURN_IF_ERROR(writer_->Query("SELECT last FROM batches WHERE job = ? AND attempt = ? AND rank = ?",
-                                       [&](const Row& row) { last = row.Int(0); }, job.id, source.attempt, source.rank));
+    SAB_RETURN_IF_ERROR(writer_->Query(
+        "SELECT last FROM batches WHERE job = ? AND attempt = ? AND rank = ?",
+        [&](const Row& row) { last = row.Int(0); }, job.id, source.attempt, source.rank));
     if (batch_id <= last) return absl::OkStatus();
-    SAB_RETURN_IF_ERROR(writer_->Run("INSERT OR REPLACE INTO batches (job, attempt, rank, last) VALUES (?, ?, ?, ?)", job.id,
-                                     source.attempt, source.rank, batch_id));
+    SAB_RETURN_IF_ERROR(writer_->Run("INSERT OR REPLACE INTO batches (job, attempt, rank, last) VALUES (?, ?, ?, ?)",
+                                     job.id, source.attempt, source.rank, batch_id));
     SAB_RETURN_IF_ERROR(Insert(job, source.attempt, points));
     if (job.count > options_.max_points) SAB_RETURN_IF_ERROR(Thin(job));
     stored = true;
-    return writer_->Run("UPDATE jobs SET next_sequence = ?, count = ?, stride = ? WHERE id = ?", job.next_sequence, job.count,
-                        job.stride, job.id);
+    return writer_->Run("UPDATE jobs SET next_sequence = ?, count = ?, stride = ? WHERE id = ?", job.next_sequence,
+                        job.count, job.stride, job.id);
   });
   // Ids of series that a rolled back transaction made do not exist.
   if (!status.ok()) series_ids_.clear();
@@ -128,8 +130,9 @@ absl::Status MetricStore::Insert(JobCounters& job, int64_t attempt, absl::Span<c
     // Evaluations are kept whole up to twice the bound, which no real job reaches.
     if (job.count >= options_.max_points * 2) continue;
     SAB_ASSIGN_OR_RETURN(const int64_t series, SeriesId(point));
-    SAB_RETURN_IF_ERROR(writer_->Run("INSERT INTO points (job, sequence, step, series, attempt, value) VALUES (?, ?, ?, ?, ?, ?)",
-                                     job.id, job.next_sequence, int64_t{point.step()}, series, attempt, point.value()));
+    SAB_RETURN_IF_ERROR(
+        writer_->Run("INSERT INTO points (job, sequence, step, series, attempt, value) VALUES (?, ?, ?, ?, ?, ?)",
+                     job.id, job.next_sequence, int64_t{point.step()}, series, attempt, point.value()));
     ++job.next_sequence;
     ++job.count;
   }
@@ -139,9 +142,10 @@ absl::Status MetricStore::Insert(JobCounters& job, int64_t attempt, absl::Span<c
 absl::Status MetricStore::Thin(JobCounters& job) {
   while (job.count > options_.max_points / 4 * 3 && job.stride < (int64_t{1} << 30)) {
     job.stride *= 2;
-    SAB_RETURN_IF_ERROR(writer_->Run(
-        "DELETE FROM points WHERE job = ? AND step % ? != 0 AND series NOT IN (SELECT id FROM series WHERE split = 'eval')",
-        job.id, job.stride));
+    SAB_RETURN_IF_ERROR(
+        writer_->Run("DELETE FROM points WHERE job = ? AND step % ? != 0 AND series NOT IN (SELECT id FROM series "
+                     "WHERE split = 'eval')",
+                     job.id, job.stride));
     job.count -= writer_->changes();
   }
   return absl::OkStatus();
@@ -155,8 +159,8 @@ absl::StatusOr<int64_t> MetricStore::SeriesId(const v1::MetricPoint& point) {
   constexpr char kSelect[] = "SELECT id FROM series WHERE split = ? AND name = ? AND length = ?";
   SAB_RETURN_IF_ERROR(writer_->Query(kSelect, read, point.split(), point.name(), int64_t{point.length()}));
   if (id == 0) {
-    SAB_RETURN_IF_ERROR(writer_->Run("INSERT INTO series (split, name, length) VALUES (?, ?, ?)", point.split(), point.name(),
-                                     int64_t{point.length()}));
+    SAB_RETURN_IF_ERROR(writer_->Run("INSERT INTO series (split, name, length) VALUES (?, ?, ?)", point.split(),
+                                     point.name(), int64_t{point.length()}));
     SAB_RETURN_IF_ERROR(writer_->Query(kSelect, read, point.split(), point.name(), int64_t{point.length()}));
   }
   series_ids_[key] = id;
@@ -165,8 +169,8 @@ absl::StatusOr<int64_t> MetricStore::SeriesId(const v1::MetricPoint& point) {
 
 absl::StatusOr<int64_t> MetricStore::ReaderJobId(const JobId& job) {
   int64_t id = 0;
-  SAB_RETURN_IF_ERROR(
-      reader_->Query("SELECT id FROM jobs WHERE name = ?", [&](const Row& row) { id = row.Int(0); }, job.value()));
+  SAB_RETURN_IF_ERROR(reader_->Query(
+      "SELECT id FROM jobs WHERE name = ?", [&](const Row& row) { id = row.Int(0); }, job.value()));
   return id;
 }
 
@@ -189,9 +193,9 @@ absl::Status MetricStore::FillSeries(std::vector<v1::MetricPoint>& points, const
 }
 
 absl::StatusOr<std::vector<v1::MetricPoint>> MetricStore::ReadAfter(const JobId& job, int64_t after, int64_t limit) {
-  static const auto& sql =
-      *new std::string(absl::StrCat("SELECT sequence, step, series, attempt, value FROM points p WHERE job = ? AND sequence > ? AND ",
-                                    kSurvives, " ORDER BY sequence LIMIT ?"));
+  static const auto& sql = *new std::string(
+      absl::StrCat("SELECT sequence, step, series, attempt, value FROM points p WHERE job = ? AND sequence > ? AND ",
+                   kSurvives, " ORDER BY sequence LIMIT ?"));
   MutexLock lock(&read_mutex_);
   SAB_ASSIGN_OR_RETURN(const int64_t id, ReaderJobId(job));
   std::vector<v1::MetricPoint> points;
@@ -212,11 +216,14 @@ absl::StatusOr<MetricPage> MetricStore::List(const JobId& job, const MetricQuery
   int64_t sequence = 0;
   if (!query.token.empty()) {
     const std::vector<std::string> parts = absl::StrSplit(query.token, '.');
-    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &step) || !absl::SimpleAtoi(parts[1], &sequence)) return BadToken();
+    if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], &step) || !absl::SimpleAtoi(parts[1], &sequence))
+      return BadToken();
   }
   static const auto& sql = *new std::string(absl::StrCat(
-      "SELECT sequence, step, series, attempt, value FROM points p WHERE job = ? AND (step, sequence) > (?, ?) AND ", kSurvives,
-      " AND ((?4 = '' AND ?5 = '') OR series IN (SELECT id FROM series s WHERE (?4 = '' OR s.split = ?4) AND (?5 = '' OR "
+      "SELECT sequence, step, series, attempt, value FROM points p WHERE job = ? AND (step, sequence) > (?, ?) AND ",
+      kSurvives,
+      " AND ((?4 = '' AND ?5 = '') OR series IN (SELECT id FROM series s WHERE (?4 = '' OR s.split = ?4) AND (?5 = '' "
+      "OR "
       "s.name = ?5))) ORDER BY step, sequence LIMIT ?6"));
   MutexLock lock(&read_mutex_);
   SAB_ASSIGN_OR_RETURN(const int64_t id, ReaderJobId(job));
@@ -250,12 +257,12 @@ absl::StatusOr<bool> MetricStore::RemoveSome(const JobId& job) {
     write_mutex_.AssertHeld();
     SAB_ASSIGN_OR_RETURN(const JobCounters counters, CountersOf(job));
     SAB_RETURN_IF_ERROR(writer_->Run(
-        "DELETE FROM points WHERE job = ?1 AND sequence IN (SELECT sequence FROM points WHERE job = ?1 LIMIT ?2)", counters.id,
-        kRemovedAtOnce));
+        "DELETE FROM points WHERE job = ?1 AND sequence IN (SELECT sequence FROM points WHERE job = ?1 LIMIT ?2)",
+        counters.id, kRemovedAtOnce));
     more = writer_->changes() > 0;
     if (more) return absl::OkStatus();
-    for (const char* sql : {"DELETE FROM batches WHERE job = ?", "DELETE FROM branches WHERE job = ?",
-                            "DELETE FROM jobs WHERE id = ?"}) {
+    for (const char* sql :
+         {"DELETE FROM batches WHERE job = ?", "DELETE FROM branches WHERE job = ?", "DELETE FROM jobs WHERE id = ?"}) {
       SAB_RETURN_IF_ERROR(writer_->Run(sql, counters.id));
     }
     return absl::OkStatus();

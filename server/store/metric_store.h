@@ -36,10 +36,10 @@ struct MetricQuery {
   std::string token;
 };
 
-// The figures of all jobs: STATE/metrics.db, SQLite in WAL mode with synchronous=NORMAL (a power failure may cost the last second of figures, the
-// end of the process costs nothing). Readers see the surviving branch: a point of an attempt is hidden when a later attempt starts below its step.
-// Bounded per job: beyond `max_points` training and system figures are thinned to every second, fourth … step. Thread-safe; a
-// reader delays no writer.
+// The figures of all jobs: STATE/metrics.db, SQLite in WAL mode with synchronous=NORMAL (a power failure may cost the
+// last second of figures, the end of the process costs nothing). Readers see the surviving branch: a point of an
+// attempt is hidden when a later attempt starts below its step. Bounded per job: beyond `max_points` training and
+// system figures are thinned to every second, fourth … step. Thread-safe; a reader delays no writer.
 class MetricStore {
  public:
   struct Options {
@@ -48,10 +48,12 @@ class MetricStore {
   // Errors as Database.
   static absl::StatusOr<std::unique_ptr<MetricStore>> Open(const std::string& path, Options options);
 
-  // From now on earlier attempts of the job are refused, and their points beyond `start_step` are hidden (-1: all of them). Idempotent.
+  // From now on earlier attempts of the job are refused, and their points beyond `start_step` are hidden (-1: all of
+  // them). Idempotent.
   absl::Status BeginAttempt(const JobId& job, int64_t attempt, int64_t start_step);
 
-  // Stores a batch: in full, or not at all; one already stored is dropped without error. False then. Aborted: a later attempt has begun.
+  // Stores a batch: in full, or not at all; one already stored is dropped without error. False then. Aborted: a later
+  // attempt has begun.
   absl::StatusOr<bool> Append(const MetricSource& source, int64_t batch_id, absl::Span<const v1::MetricPoint> points);
 
   // Points with a sequence above `after`, in order of sequence, at most `limit`. A job without figures has none.

@@ -12,14 +12,13 @@ std::string Row::Bytes(int column) const {
 
 absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path, Sync sync) {
   sqlite3* handle = nullptr;
-  const int rc = sqlite3_open_v2(path.c_str(), &handle,
-                                 SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
+  const int rc =
+      sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, nullptr);
   std::unique_ptr<Database> database(new Database(path, handle));
   if (rc != SQLITE_OK) return database->Error("opening it");
   sqlite3_busy_timeout(handle, 5000);
   SAB_RETURN_IF_ERROR(database->Execute("PRAGMA journal_mode=WAL"));
-  SAB_RETURN_IF_ERROR(
-      database->Execute(sync == Sync::kFull ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL"));
+  SAB_RETURN_IF_ERROR(database->Execute(sync == Sync::kFull ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL"));
   SAB_RETURN_IF_ERROR(database->Execute("PRAGMA cache_size=-1024"));
   return database;
 }
@@ -36,8 +35,9 @@ absl::Status Database::Error(std::string_view doing) const {
   switch (rc & 0xff) {
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
-      return WithReason(absl::DataLossError(absl::StrCat(text, "; restore the file from a backup or start with another "
-                                                               "--state-dir")),
+      return WithReason(absl::DataLossError(absl::StrCat(text,
+                                                         "; restore the file from a backup or start with another "
+                                                         "--state-dir")),
                         "STORE_DAMAGED");
     case SQLITE_FULL:
       return WithReason(absl::ResourceExhaustedError(absl::StrCat(text, "; free disk space")), "DISK_FULL");

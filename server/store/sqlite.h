@@ -36,7 +36,8 @@ class Row {
 };
 
 // One connection to a SQLite file in WAL mode, with its prepared statements. Thread-compatible: the owner locks.
-// Errors: DataLoss: the file is damaged or no database. ResourceExhausted: disk full. Unavailable: locked or an I/O error. The text names the file.
+// Errors: DataLoss: the file is damaged or no database. ResourceExhausted: disk full. Unavailable: locked or an I/O
+// error. The text names the file.
 class Database {
  public:
   enum class Sync {
@@ -55,7 +56,8 @@ class Database {
   // `sql` is prepared once; arguments are integers, doubles, strings or Blobs.
   template <typename... Args>
   absl::Status Run(std::string_view sql, const Args&... args) {
-    return Query(sql, [](const Row&) {}, args...);
+    return Query(
+        sql, [](const Row&) {}, args...);
   }
 
   // Calls `each` for every row; it must not use this Database.

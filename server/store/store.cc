@@ -31,7 +31,9 @@ const std::vector<std::string>& Schema() {
   return versions;
 }
 
-std::string JobPart(const std::string& name) { return name.substr(name.find('/') + 1); }
+std::string JobPart(const std::string& name) {
+  return name.substr(name.find('/') + 1);
+}
 
 absl::StatusOr<int> LockFolder(const std::string& state_dir) {
   const std::string path = state_dir + "/lock";
@@ -84,19 +86,20 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& state_dir)
   return std::unique_ptr<Store>(new Store(lock_fd, std::move(database)));
 }
 
-Store::~Store() { close(lock_fd_); }
+Store::~Store() {
+  close(lock_fd_);
+}
 
 absl::StatusOr<StoredState> Store::Load() {
   StoredState state;
   bool damaged = false;
   std::unordered_map<std::string, size_t> index;
-  SAB_RETURN_IF_ERROR(
-      database_->Query("SELECT id, restarts, job FROM jobs ORDER BY created, id", [&](const Row& row) {
-        index[row.Bytes(0)] = state.jobs.size();
-        JobRecord& record = state.jobs.emplace_back();
-        record.restarts = row.Int(1);
-        ParseRow(row.Bytes(2), &record.job, &damaged);
-      }));
+  SAB_RETURN_IF_ERROR(database_->Query("SELECT id, restarts, job FROM jobs ORDER BY created, id", [&](const Row& row) {
+    index[row.Bytes(0)] = state.jobs.size();
+    JobRecord& record = state.jobs.emplace_back();
+    record.restarts = row.Int(1);
+    ParseRow(row.Bytes(2), &record.job, &damaged);
+  }));
   SAB_RETURN_IF_ERROR(database_->Query("SELECT job, attempt FROM attempts ORDER BY job, number", [&](const Row& row) {
     auto it = index.find(row.Bytes(0));
     if (it == index.end()) return;
@@ -107,18 +110,18 @@ absl::StatusOr<StoredState> Store::Load() {
   SAB_RETURN_IF_ERROR(database_->Query("SELECT checkpoint FROM checkpoints ORDER BY name", [&](const Row& row) {
     ParseRow(row.Bytes(0), &state.checkpoints.emplace_back(), &damaged);
   }));
+  SAB_RETURN_IF_ERROR(database_->Query("SELECT incarnation, worker FROM workers ORDER BY id", [&](const Row& row) {
+    WorkerRecord& record = state.workers.emplace_back();
+    record.incarnation = row.Int(0);
+    ParseRow(row.Bytes(1), &record.worker, &damaged);
+  }));
   SAB_RETURN_IF_ERROR(
-      database_->Query("SELECT incarnation, worker FROM workers ORDER BY id", [&](const Row& row) {
-        WorkerRecord& record = state.workers.emplace_back();
-        record.incarnation = row.Int(0);
-        ParseRow(row.Bytes(1), &record.worker, &damaged);
-      }));
-  SAB_RETURN_IF_ERROR(database_->Query("SELECT what FROM removals",
-                                       [&](const Row& row) { state.removals.push_back(row.Bytes(0)); }));
+      database_->Query("SELECT what FROM removals", [&](const Row& row) { state.removals.push_back(row.Bytes(0)); }));
   if (damaged) {
-    return WithReason(absl::DataLossError(absl::StrCat(database_->path(), " holds a row that cannot be read: restore "
-                                                                          "it from a backup or choose another "
-                                                                          "--state-dir")),
+    return WithReason(absl::DataLossError(absl::StrCat(database_->path(),
+                                                       " holds a row that cannot be read: restore "
+                                                       "it from a backup or choose another "
+                                                       "--state-dir")),
                       "STORE_DAMAGED");
   }
   return state;

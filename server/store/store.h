@@ -30,11 +30,11 @@ struct WorkerRecord {
 
 // Everything in the store.
 struct StoredState {
-  std::vector<JobRecord> jobs;                   // in order of creation
-  std::map<std::string, std::string> requests;   // request id -> job id
-  std::vector<v1::Checkpoint> checkpoints;       // in order of name
+  std::vector<JobRecord> jobs;                  // in order of creation
+  std::map<std::string, std::string> requests;  // request id -> job id
+  std::vector<v1::Checkpoint> checkpoints;      // in order of name
   std::vector<WorkerRecord> workers;
-  std::vector<std::string> removals;             // see StoreChange
+  std::vector<std::string> removals;  // see StoreChange
 };
 
 // Changes that become durable together.
@@ -45,17 +45,19 @@ struct StoreChange {
   std::vector<v1::Checkpoint> put_checkpoints;
   std::vector<std::string> delete_checkpoints;  // resource names
   std::vector<WorkerRecord> put_workers;
-  // Files and figures still to be removed after rows that named them are gone: what they mean is the coordinator's matter.
+  // Files and figures still to be removed after rows that named them are gone: what they mean is the coordinator's
+  // matter.
   std::vector<std::string> add_removals;
   std::vector<std::string> drop_removals;
 };
 
-// The durable state of the coordinator: STATE/coordinator.db, SQLite in WAL mode with synchronous=FULL. Thread-compatible.
+// The durable state of the coordinator: STATE/coordinator.db, SQLite in WAL mode with synchronous=FULL.
+// Thread-compatible.
 class Store {
  public:
   // Creates `state_dir` and the file if missing, and holds STATE/lock for this object's lifetime.
-  // FailedPrecondition: another coordinator uses the folder (reason STATE_DIR_IN_USE), or a newer version wrote it (STORE_TOO_NEW).
-  // DataLoss: damaged (STORE_DAMAGED). Unavailable: the folder cannot be written.
+  // FailedPrecondition: another coordinator uses the folder (reason STATE_DIR_IN_USE), or a newer version wrote it
+  // (STORE_TOO_NEW). DataLoss: damaged (STORE_DAMAGED). Unavailable: the folder cannot be written.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& state_dir);
   ~Store();
 

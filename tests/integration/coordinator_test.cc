@@ -49,7 +49,8 @@ class CoordinatorIntegrationTest : public ::testing::Test {
   void Start() {
     if (server_ != nullptr) server_->Shutdown(absl::Seconds(1));
     server_.reset();
-    auto server = server::Server::Start({.state_dir = dir_.path() + "/state", .listen = "127.0.0.1:0", .lease = absl::Seconds(30)});
+    auto server = server::Server::Start(
+        {.state_dir = dir_.path() + "/state", .listen = "127.0.0.1:0", .lease = absl::Seconds(30)});
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
     auto channel = server_->InProcessChannel();
@@ -148,7 +149,8 @@ class CoordinatorIntegrationTest : public ::testing::Test {
     EXPECT_TRUE(writer->AddFile(kStateFile, "{}").ok());
     return *writer->Commit();
   }
-  grpc::Status Upload(const std::string& job, const v1::Checkpoint& checkpoint, const v1::CheckpointFile& file, bool damage) {
+  grpc::Status Upload(const std::string& job, const v1::Checkpoint& checkpoint, const v1::CheckpointFile& file,
+                      bool damage) {
     const std::string folder = agent_dir_.path() + "/" + ParseCheckpointName(checkpoint.name())->checkpoint;
     std::string bytes = *ReadFile(folder + "/" + file.path());
     Context context;
@@ -191,8 +193,8 @@ class CoordinatorIntegrationTest : public ::testing::Test {
     while (reader->Read(&response)) {
       EXPECT_LE(response.data().size(), size_t{1} << 20);
       EXPECT_EQ(response.offset(), offset + static_cast<int64_t>(bytes->size()));
-      EXPECT_EQ(response.crc32(),
-                crc32(0, reinterpret_cast<const Bytef*>(response.data().data()), static_cast<uInt>(response.data().size())));
+      EXPECT_EQ(response.crc32(), crc32(0, reinterpret_cast<const Bytef*>(response.data().data()),
+                                        static_cast<uInt>(response.data().size())));
       *bytes += response.data();
     }
     return reader->Finish();
@@ -413,8 +415,10 @@ TEST_F(CoordinatorIntegrationTest, OnlyRecordedFilesCanBeDownloaded) {
   for (const char* path : {"../../../../coordinator.db", "/etc/passwd", ""}) {
     EXPECT_EQ(Download(checkpoint.name(), path, 0, &bytes).error_code(), grpc::StatusCode::NOT_FOUND) << path;
   }
-  EXPECT_EQ(Download(checkpoint.name(), std::string(kModelFile), 4'000'000, &bytes).error_code(), grpc::StatusCode::OUT_OF_RANGE);
-  EXPECT_EQ(Download(job + "/checkpoints/none", std::string(kModelFile), 0, &bytes).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(Download(checkpoint.name(), std::string(kModelFile), 4'000'000, &bytes).error_code(),
+            grpc::StatusCode::OUT_OF_RANGE);
+  EXPECT_EQ(Download(job + "/checkpoints/none", std::string(kModelFile), 0, &bytes).error_code(),
+            grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(bytes, "");
 }
 

@@ -146,7 +146,8 @@ TEST_F(CoordinatorAttemptsTest, ADamagedCheckpointIsPassedOverForAnOlderOne) {
   const JobId id = Running(a_);
   const v1::Checkpoint older = Record(a_, id, 5);
   const v1::Checkpoint newest = Record(a_, id, 10);
-  std::filesystem::resize_file(coordinator_->FolderOf(*ParseCheckpointName(newest.name())) + "/" + std::string(kModelFile), 10);
+  std::filesystem::resize_file(
+      coordinator_->FolderOf(*ParseCheckpointName(newest.name())) + "/" + std::string(kModelFile), 10);
   Fail(a_, id);
   Background();
   EXPECT_EQ(Get(id).attempts(1).recovery_source(), older.name());
@@ -420,7 +421,8 @@ TEST_F(CoordinatorAttemptsTest, ADamagedCheckpointIsNotRecorded) {
   Join(a_);
   const JobId id = Running(a_);
   v1::RecordCheckpointRequest request = Checkpoint(a_, id, 5);
-  std::filesystem::resize_file(coordinator_->FolderOf(*ParseCheckpointName(request.checkpoint().name())) + "/" + std::string(kModelFile), 10);
+  std::filesystem::resize_file(
+      coordinator_->FolderOf(*ParseCheckpointName(request.checkpoint().name())) + "/" + std::string(kModelFile), 10);
   const auto refused = coordinator_->RecordCheckpoint(request);
   EXPECT_TRUE(absl::IsDataLoss(refused.status())) << refused.status();
   EXPECT_THAT(*coordinator_->ListCheckpoints(id), SizeIs(0));

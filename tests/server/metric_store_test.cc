@@ -14,8 +14,8 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-using testing_util::TempDir;
 using ::testing::SizeIs;
+using testing_util::TempDir;
 
 const JobId kJob("j");
 

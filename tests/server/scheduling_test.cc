@@ -47,7 +47,8 @@ TEST(DecideGangTest, TiesGoToTheLowerWorkerId) {
 
 TEST(DecideGangTest, NothingIsPlacedFromTheEndOfALeaseOn) {
   EXPECT_THAT(DecideGang({.replicas = 1}, {Worker("a", 1)}, kNow + absl::Seconds(5)).placements, IsEmpty());
-  EXPECT_THAT(DecideGang({.replicas = 1}, {Worker("a", 1)}, kNow + absl::Seconds(5) - absl::Nanoseconds(1)).placements, SizeIs(1));
+  EXPECT_THAT(DecideGang({.replicas = 1}, {Worker("a", 1)}, kNow + absl::Seconds(5) - absl::Nanoseconds(1)).placements,
+              SizeIs(1));
 }
 
 TEST(DecideGangTest, NothingIsPlacedOnAWorkerThatAcceptsNothing) {
@@ -68,13 +69,14 @@ TEST(DecideGangTest, AutoMeansGpusWhenThereAreEnoughEvenIfBusy) {
 
 TEST(DecideGangTest, SaysWhatIsMissing) {
   EXPECT_THAT(DecideGang({.replicas = 1}, {}, kNow).reason, HasSubstr("no worker is connected"));
-  EXPECT_THAT(DecideGang({.replicas = 8}, {Worker("a", 2)}, kNow).reason, HasSubstr("needs 8 cpu slots; the connected workers have 2"));
+  EXPECT_THAT(DecideGang({.replicas = 8}, {Worker("a", 2)}, kNow).reason,
+              HasSubstr("needs 8 cpu slots; the connected workers have 2"));
   EXPECT_THAT(DecideGang({2, v1::DEVICE_KIND_CUDA}, {Worker("a", 4)}, kNow).reason, HasSubstr("cuda"));
 }
 
 TEST(DecideQueueTest, HigherPriorityThenEarlierRunsFirst) {
-  const auto decisions =
-      DecideQueue({Entry("late", 1, 50, 2), Entry("early", 1, 50, 1), Entry("urgent", 1, 90, 3)}, {Worker("a", 2)}, kNow);
+  const auto decisions = DecideQueue({Entry("late", 1, 50, 2), Entry("early", 1, 50, 1), Entry("urgent", 1, 90, 3)},
+                                     {Worker("a", 2)}, kNow);
   ASSERT_THAT(decisions, SizeIs(3));
   EXPECT_EQ(decisions[0].job, JobId("urgent"));
   EXPECT_EQ(decisions[1].job, JobId("early"));

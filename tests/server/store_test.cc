@@ -15,8 +15,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
-using testing_util::TempDir;
 using ::testing::SizeIs;
+using testing_util::TempDir;
 
 JobRecord Job(const std::string& id, int64_t created, int attempts = 0) {
   JobRecord record;
@@ -59,8 +59,12 @@ TEST_F(StoreTest, WhatWasCommittedIsThereAfterTwoOpenings) {
     WorkerRecord worker;
     worker.worker.set_name("workers/w");
     worker.incarnation = 7;
-    ASSERT_TRUE(store->Commit({.put_jobs = {Job("b", 2, 2)}, .put_checkpoints = {checkpoint}, .put_workers = {worker},
-                               .add_removals = {"jobs/old"}}).ok());
+    ASSERT_TRUE(store
+                    ->Commit({.put_jobs = {Job("b", 2, 2)},
+                              .put_checkpoints = {checkpoint},
+                              .put_workers = {worker},
+                              .add_removals = {"jobs/old"}})
+                    .ok());
   }
   auto state = Open()->Load();
   ASSERT_TRUE(state.ok());
@@ -78,7 +82,9 @@ TEST_F(StoreTest, DeletingAJobDeletesAllThatIsItsOwn) {
   auto store = Open();
   v1::Checkpoint checkpoint;
   checkpoint.set_name("jobs/a/checkpoints/000000000005-a1");
-  ASSERT_TRUE(store->Commit({.put_jobs = {Job("a", 1, 1)}, .add_requests = {{"r", "a"}}, .put_checkpoints = {checkpoint}}).ok());
+  ASSERT_TRUE(
+      store->Commit({.put_jobs = {Job("a", 1, 1)}, .add_requests = {{"r", "a"}}, .put_checkpoints = {checkpoint}})
+          .ok());
   ASSERT_TRUE(store->Commit({.delete_jobs = {JobId("a")}}).ok());
   auto state = store->Load();
   EXPECT_TRUE(state->jobs.empty() && state->requests.empty() && state->checkpoints.empty());

@@ -12,11 +12,12 @@
 
 namespace sab::testing_util {
 
-// The agent's side of Synchronize without processes: trainers are entries whose phase a test sets. It obeys what it is told: desired trainers
-// exist (STARTING) after Apply, undesired ones are gone.
+// The agent's side of Synchronize without processes: trainers are entries whose phase a test sets. It obeys what it is
+// told: desired trainers exist (STARTING) after Apply, undesired ones are gone.
 class FakeAgent {
  public:
-  FakeAgent(std::string worker, int slots, std::string device = "cpu") : worker_(std::move(worker)), device_(std::move(device)), slots_(slots) {}
+  FakeAgent(std::string worker, int slots, std::string device = "cpu")
+      : worker_(std::move(worker)), device_(std::move(device)), slots_(slots) {}
 
   v1::SynchronizeRequest Request() {
     v1::SynchronizeRequest request;

@@ -34,8 +34,8 @@ AgentClient::AgentClient(const std::string& socket, v1::TrainerId id)
 absl::StatusOr<v1::GetAssignmentResponse> AgentClient::GetAssignment() {
   v1::GetAssignmentRequest request;
   *request.mutable_id() = id_;
-  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request,
-                                         kAssignmentPatience, true);
+  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request, kAssignmentPatience,
+                                         true);
 }
 
 absl::Status AgentClient::PublishRendezvous(const std::string& address) {
