@@ -11,7 +11,7 @@
 namespace sab {
 
 // Serves /metrics (Prometheus text format), /healthz (200 while the process lives) and /readyz (200 when `ready`
-// returns "", else 503 with that text). Must not be used in a process that loads LibTorch: see docs/decisions.
+// returns "", else 503 with that text). Must not be used in a process that loads LibTorch: see docs/ARCHITECTURE.md.
 class MetricsServer {
  public:
   struct Options {
