@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "model/fast/buffer.h"
+#include "model/fast/footprint.h"
 #include "model/fast/input_layer.h"
 #include "model/fast/plan.h"
 #include "model/fast/team.h"
@@ -268,21 +269,9 @@ void FastEngine<T>::AddGradients(const Plan& plan) {
 }  // namespace
 
 bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::Device device, std::string* why_not) {
-  const auto no = [why_not](const char* why) {
-    if (why_not != nullptr) *why_not = why;
-    return false;
-  };
-  if (!device.is_cpu()) return no("device: the fused engine runs on a CPU");
-  if (config.precision == Precision::kBf16) return no("precision: the fused engine computes in fp32 or fp64");
-  if (config.kind != Kind::kSab) return true;
-  if (config.recall == Recall::kAll || config.recall == Recall::kRandom)
-    return no("recall: all and random are the reference's");
-  if (config.memory_capacity == 0) return true;
-  if (config.score == Score::kSeparable) return no("memory.capacity: with score separable it is the reference's");
-  if (config.recall == Recall::kLast && config.memory_policy == MemoryPolicy::kSalient) {
-    return no("memory.policy: salient with recall last is the reference's");
-  }
-  return true;
+  const char* why = device.is_cpu() ? fast::WhyNotFast(config) : "device: the fused engine runs on a CPU";
+  if (why != nullptr && why_not != nullptr) *why_not = why;
+  return why == nullptr;
 }
 
 std::unique_ptr<Engine> MakeFastEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters) {

@@ -14,7 +14,8 @@ size_t PassBytes(const Plan& plan, int64_t rows, int64_t threads) {
   const auto at_once = static_cast<size_t>(std::min(blocks, std::max<int64_t>(1, threads)));
   const size_t gradients = plan.backward ? static_cast<size_t>(LayOutGradients<T>(plan, nullptr).count) * sizeof(T) : 0;
   const size_t wide = static_cast<size_t>(std::max(4 * plan.hidden, plan.outputs) * plan.hidden) * sizeof(T);
-  return ReservedBytes(LayOutNet<T>(plan, nullptr).bytes) + wide + ReservedBytes(gradients) +
+  const size_t table = static_cast<size_t>((plan.inputs + plan.symbols) * 4 * plan.hidden) * sizeof(T);
+  return ReservedBytes(LayOutNet<T>(plan, nullptr).bytes) + wide + table + ReservedBytes(gradients) +
          at_once * ReservedBytes(LayOutWorkspace<T>(plan, nullptr).bytes + gradients);
 }
 
@@ -26,6 +27,18 @@ size_t Bytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, in
 }
 
 }  // namespace
+
+const char* WhyNotFast(const ModelConfig& config) {
+  if (config.precision == Precision::kBf16) return "precision: the fused engine computes in fp32 or fp64";
+  if (config.kind != Kind::kSab) return nullptr;
+  if (config.recall == Recall::kAll || config.recall == Recall::kRandom)
+    return "recall: all and random are the reference's";
+  if (config.memory_capacity == 0) return nullptr;
+  if (config.score == Score::kSeparable) return "memory.capacity: with score separable it is the reference's";
+  if (config.recall == Recall::kLast && config.memory_policy == MemoryPolicy::kSalient)
+    return "memory.policy: salient with recall last is the reference's";
+  return nullptr;
+}
 
 size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps, int64_t threads) {
   return Bytes(config, shape, rows, steps, threads, true);

@@ -3,7 +3,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/checkpoint/checkpoint.h"
-#include "common/spec/cost.h"
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"
 #include "gmock/gmock.h"
@@ -268,38 +267,6 @@ TEST(CheckPathsTest, NamesWhatCannotBeRead) {
   EXPECT_THAT(CheckPaths(spec)[0].reason, HasSubstr("is a folder"));
   spec.mutable_task()->set_valid_path(dir.path() + "/empty");
   EXPECT_THAT(CheckPaths(spec)[0].reason, HasSubstr("is empty"));
-}
-
-v1::CostEstimate Cost(const std::vector<std::string>& overrides) {
-  v1::JobSpec spec = Minimal();
-  for (const std::string& assignment : overrides) EXPECT_TRUE(ApplyOverride(assignment, &spec).ok()) << assignment;
-  ResolveDefaults(&spec);
-  return EstimateCost(spec);
-}
-
-TEST(CostTest, CountsParametersExactly) {
-  constexpr int64_t h = 128;
-  EXPECT_EQ(Cost({"model.kind=lstm"}).parameters(), 4 * h * (1 + h + 2) + 10 * h + 10);
-  EXPECT_EQ(Cost({}).parameters(), 4 * h * (1 + h + 2) + 2 * h * h + h + 20 * h + 10);
-  EXPECT_EQ(Cost({"model.score=separable", "task.one_hot=true"}).parameters(),
-            4 * h * (10 + h + 2) + 2 * h + 20 * h + 10);
-  EXPECT_EQ(Cost({"model.kind=attention", "task.kind=adding"}).parameters(),
-            4 * h * (2 + h + 2) + 2 * h * h + h + 2 * h + 1);
-  EXPECT_EQ(Cost({"task={kind: text, path: /x}", "model.embedding_size=16"}).parameters(),
-            4 * h * (16 + h + 2) + 2 * h * h + h + 256 * (2 * h + 1) + 256 * 16);
-}
-
-TEST(CostTest, MemoryAgreesWithWhatWasMeasured) {
-  EXPECT_NEAR(static_cast<double>(Cost({"task.length=100"}).peak_bytes()), 1.1e9, 0.2e9);
-  EXPECT_NEAR(static_cast<double>(Cost({"task.length=300"}).peak_bytes()), 4.6e9, 0.5e9);
-}
-
-TEST(CostTest, GrowsLinearlyWithLengthForLstmAndFallsWithReplicas) {
-  const double one = static_cast<double>(Cost({"model.kind=lstm", "task.length=1000"}).peak_bytes());
-  const double ten = static_cast<double>(Cost({"model.kind=lstm", "task.length=10000"}).peak_bytes());
-  EXPECT_NEAR(ten / one, 10, 0.5);
-  EXPECT_LT(Cost({"resources.replicas=4"}).peak_bytes(), Cost({}).peak_bytes() / 3);
-  EXPECT_THAT(Cost({}).basis(), HasSubstr("reference engine on CPUs"));
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "model/config.h"
+#include "common/spec/model_config.h"
 #include "model/tasks/task.h"
 #include "model/train/train_config.h"
 #include "sab/v1/spec.pb.h"
@@ -8,7 +8,7 @@
 namespace sab::trainer {
 
 // A job's spec in the model's own types. An absent field has the default that spec.proto states. `spec` is valid.
-model::ModelConfig ToModelConfig(const v1::JobSpec& spec);
+using spec::ToModelConfig;
 // Without the tensors of task `tensor` and the vocabulary: those are read from files.
 model::TaskConfig ToTaskConfig(const v1::JobSpec& spec);
 // Throws std::invalid_argument: a condition that cannot be read.
