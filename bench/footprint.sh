@@ -91,7 +91,7 @@ row sab-5000-alike model.hidden_size=64 task.length=4980 train.batch_size=8 eval
 row sab-320x512x16 model.hidden_size=512 task.length=300 train.batch_size=16 eval.sequences=16
 row sab-2000-keep model.recompute=off task.length=1980 train.batch_size=16 eval.sequences=16
 row sab-2000-recompute model.recompute=on task.length=1980 train.batch_size=16 eval.sequences=16
-row sab-5000-bounded model.memory.capacity=64 model.hidden_size=64 task.length=4980 train.batch_size=8 eval.sequences=8
+row sab-5000-bounded model.memory.capacity=64 model.hidden_size=64 'task={kind: adding, length: 5000}' train.batch_size=8 eval.sequences=8
 row separable-2000x128x64 model.score=separable task.length=1980 eval.sequences=64
 row separable-5000x256x8 model.score=separable model.hidden_size=256 task.length=4980 train.batch_size=8 eval.sequences=8
 row lstm-1000x512x32 model.kind=lstm model.hidden_size=512 task.length=980 train.batch_size=32 eval.sequences=32
