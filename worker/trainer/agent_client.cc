@@ -13,61 +13,60 @@ constexpr absl::Duration kAssignmentPatience = absl::Hours(1);
 // Longer than the reporter waits for a silent agent: it is the one place that finds the agent gone.
 constexpr absl::Duration kCheckpointPatience = absl::Seconds(60);
 
-// Waits for the agent's socket where it is not there yet.
+}  // namespace
+
+AgentClient::AgentClient(const std::string& socket, v1::TrainerId id,
+                         std::function<void(const std::string&)> on_unwanted)
+    : id_(std::move(id)),
+      on_unwanted_(std::move(on_unwanted)),
+      stub_(v1::TrainerService::NewStub(rpc::MakeChannel(socket))) {}
+
+// `wait`: for the agent's socket where it is not there yet.
 template <typename Response, typename Request, typename Method>
-absl::StatusOr<Response> Call(v1::TrainerService::Stub& stub, Method method, const Request& request,
-                              absl::Duration timeout, bool wait) {
+absl::StatusOr<Response> AgentClient::Call(Method method, const Request& request, absl::Duration timeout, bool wait) {
   grpc::ClientContext context;
   rpc::SetDeadline(context, timeout);
   context.set_wait_for_ready(wait);
   Response response;
-  const absl::Status status = rpc::FromGrpc((stub.*method)(&context, request, &response));
+  const absl::Status status = rpc::FromGrpc((*stub_.*method)(&context, request, &response));
+  if (absl::IsAborted(status)) on_unwanted_(std::string(status.message()));
   if (!status.ok()) return status;
   return response;
 }
 
-}  // namespace
-
-AgentClient::AgentClient(const std::string& socket, v1::TrainerId id)
-    : id_(std::move(id)), stub_(v1::TrainerService::NewStub(rpc::MakeChannel(socket))) {}
-
 absl::StatusOr<v1::GetAssignmentResponse> AgentClient::GetAssignment() {
   v1::GetAssignmentRequest request;
   *request.mutable_id() = id_;
-  return Call<v1::GetAssignmentResponse>(*stub_, &v1::TrainerService::Stub::GetAssignment, request, kAssignmentPatience,
-                                         true);
+  return Call<v1::GetAssignmentResponse>(&v1::TrainerService::Stub::GetAssignment, request, kAssignmentPatience, true);
 }
 
 absl::Status AgentClient::PublishRendezvous(const std::string& address) {
   v1::PublishRendezvousRequest request;
   *request.mutable_id() = id_;
   request.set_rendezvous(address);
-  return Call<v1::PublishRendezvousResponse>(*stub_, &v1::TrainerService::Stub::PublishRendezvous, request, kPatience,
-                                             true)
+  return Call<v1::PublishRendezvousResponse>(&v1::TrainerService::Stub::PublishRendezvous, request, kPatience, true)
       .status();
 }
 
 absl::StatusOr<std::string> AgentClient::AwaitRendezvous(absl::Duration timeout) {
   v1::AwaitRendezvousRequest request;
   *request.mutable_id() = id_;
-  auto response =
-      Call<v1::AwaitRendezvousResponse>(*stub_, &v1::TrainerService::Stub::AwaitRendezvous, request, timeout, true);
+  auto response = Call<v1::AwaitRendezvousResponse>(&v1::TrainerService::Stub::AwaitRendezvous, request, timeout, true);
   if (!response.ok()) return response.status();
   return response->rendezvous();
 }
 
 absl::Status AgentClient::ReportProgress(v1::ReportProgressRequest request) {
   *request.mutable_id() = id_;
-  return Call<v1::ReportProgressResponse>(*stub_, &v1::TrainerService::Stub::ReportProgress, request, kOneTry, false)
-      .status();
+  return Call<v1::ReportProgressResponse>(&v1::TrainerService::Stub::ReportProgress, request, kOneTry, false).status();
 }
 
 absl::Status AgentClient::PublishCheckpoint(const v1::Checkpoint& checkpoint) {
   v1::PublishCheckpointRequest request;
   *request.mutable_id() = id_;
   *request.mutable_checkpoint() = checkpoint;
-  return Call<v1::PublishCheckpointResponse>(*stub_, &v1::TrainerService::Stub::PublishCheckpoint, request,
-                                             kCheckpointPatience, true)
+  return Call<v1::PublishCheckpointResponse>(&v1::TrainerService::Stub::PublishCheckpoint, request, kCheckpointPatience,
+                                             true)
       .status();
 }
 

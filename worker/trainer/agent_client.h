@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,10 +12,11 @@
 namespace sab::trainer {
 
 // The trainer's calls on its agent (TrainerService). Thread-safe. Every call has a deadline; but for ReportProgress it
-// waits up to 10 s for an agent that is not there yet. Aborted from any of them: this trainer is not wanted any more.
+// waits for an agent that is not there yet. Aborted from any of them: this trainer is not wanted any more.
 class AgentClient {
  public:
-  AgentClient(const std::string& socket, v1::TrainerId id);
+  // `on_unwanted` is called with the agent's words when it answers ABORTED, before that call returns; on its thread.
+  AgentClient(const std::string& socket, v1::TrainerId id, std::function<void(const std::string&)> on_unwanted);
 
   const v1::TrainerId& id() const { return id_; }
   absl::StatusOr<v1::GetAssignmentResponse> GetAssignment();
@@ -26,7 +28,11 @@ class AgentClient {
   absl::Status PublishCheckpoint(const v1::Checkpoint& checkpoint);
 
  private:
+  template <typename Response, typename Request, typename Method>
+  absl::StatusOr<Response> Call(Method method, const Request& request, absl::Duration timeout, bool wait);
+
   const v1::TrainerId id_;
+  const std::function<void(const std::string&)> on_unwanted_;
   const std::unique_ptr<v1::TrainerService::Stub> stub_;
 };
 

@@ -85,7 +85,7 @@ int Run(AgentClient& agent, StopRequest& stop) {
   absl::StatusOr<v1::GetAssignmentResponse> assignment = agent.GetAssignment();
   if (!assignment.ok()) {
     log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
-    return absl::IsAborted(assignment.status()) ? kStopped : kFailed;
+    return stop.requested() ? kStopped : kFailed;
   }
   Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) { return agent.ReportProgress(request); },
                      .on_lost = [&](const std::string& reason) { stop.Request(reason); }});
@@ -129,7 +129,7 @@ int Main(int argc, char** argv) {
     absl::SleepFor(kTimeToLeave);
     _exit(kStopped);
   });
-  AgentClient agent(socket, *id);
+  AgentClient agent(socket, *id, [](const std::string& reason) { stop.Request(reason); });
   return Run(agent, stop);
 }
 
