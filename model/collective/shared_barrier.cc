@@ -13,9 +13,11 @@ namespace sab::model {
 namespace {
 
 // A sleep and a wake-up cost about as much as this; with fewer cores than ranks, spinning keeps the peer from running.
+// No sched_yield in between: beside a busy process it gives the core away for a whole time slice.
 constexpr std::chrono::nanoseconds kLongestSpin = std::chrono::microseconds(100);
 constexpr std::chrono::nanoseconds kCrowdedSpin = std::chrono::microseconds(2);
 constexpr std::chrono::nanoseconds kShortestSpin = std::chrono::microseconds(1);
+constexpr uint32_t kSpinsPerTrial = 16;
 constexpr int kPausesBetweenLooksAtTheClock = 32;
 
 void Pause() {
@@ -95,16 +97,14 @@ bool SharedBarrier::Spin(int peer, Clock::time_point from) const {
 }
 
 void SharedBarrier::Await(int peer, Clock::time_point start, std::chrono::milliseconds timeout) {
-  const Clock::time_point from = Clock::now();
-  if (!Spin(peer, from)) {
-    while (!HasArrived(peer)) {
-      ThrowIfLost(start, timeout);
-      Sleep(peer);
-    }
+  const bool met = Spin(peer, Clock::now());
+  // Where spinning does not pay, ever less of it is done, but for a trial now and then.
+  const bool trial = !met && ++missed_spins_ % kSpinsPerTrial == 0;
+  spin_ = met || trial ? longest_spin_ : std::max(kShortestSpin, spin_ / 2);
+  while (!HasArrived(peer)) {
+    ThrowIfLost(start, timeout);
+    Sleep(peer);
   }
-  // As long as a full spin would have met the peer, it is worth its time; otherwise ever less of it is spent.
-  const bool worthwhile = Clock::now() - from <= longest_spin_;
-  spin_ = worthwhile ? longest_spin_ : std::max(kShortestSpin, spin_ / 2);
 }
 
 void SharedBarrier::Sleep(int peer) {

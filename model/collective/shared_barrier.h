@@ -68,6 +68,7 @@ class SharedBarrier {
   const std::vector<PeerProcess> peers_;
   const std::chrono::nanoseconds longest_spin_;
   std::chrono::nanoseconds spin_;
+  uint32_t missed_spins_ = 0;
   uint32_t stage_ = 0;
   std::atomic<bool> aborted_ = false;
 };

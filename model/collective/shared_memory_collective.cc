@@ -26,9 +26,11 @@ namespace {
 // The rule that keeps writers and readers apart: before its synchronisation number s a rank writes to its half s % 2;
 // between s and s + 1 the peers read it. So it is free again when s + 1 is complete, and s + 2 is the next to use it.
 constexpr int64_t kAlign = 128;  // a pair of cache lines
-constexpr int64_t kInputBytes =
-    128 * 1024;  // of a tensor, worked on at a time: both halves stay in the second-level cache
-constexpr int64_t kOneStepBytes = 16 * 1024;  // up to here every rank adds up everything, which saves a synchronisation
+// Of a tensor, worked on at a time. Both halves stay in a second-level cache of 1 MiB; smaller ones synchronise more
+// often, which costs where cores are shared with others.
+constexpr int64_t kInputBytes = 256 * 1024;
+// Up to here, for what it reads of all ranks together, every rank adds up everything: that saves a synchronisation.
+constexpr int64_t kOneStepBytes = 256 * 1024;
 
 using Nonce = std::array<std::byte, 32>;
 
@@ -106,7 +108,7 @@ class SharedMemoryCollective : public Collective {
     std::byte* data = BytesOf(tensor);
     const int64_t count = tensor.numel();
     Run("all-reduce", [&] {
-      if (count * type.bytes <= kOneStepBytes) {
+      if (count * type.bytes * world_size() <= kOneStepBytes) {
         ReduceInOneStep(data, count, type);
       } else {
         ReduceInPieces(data, count, type);

@@ -80,8 +80,9 @@ class WorldSizes : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, WorldSizes, ::testing::Range(1, 6));
 
 TEST_P(WorldSizes, SumsHaveTheBitsOfAPlainSumInTheOrderOfRanks) {
-  // Around what is summed in one step (16 KiB) and what is worked on at a time (128 KiB), and several of these.
-  const std::vector<int64_t> counts = {0, 1, 7, 4095, 4096, 4097, 16385, 32767, 32768, 32769, 65536, 100003};
+  // Around what is worked on at a time (256 KiB), half and a quarter of it, and several of these.
+  const std::vector<int64_t> counts = {0,     1,     7,     4097,  16384, 16385,  32767,
+                                       32768, 32769, 65535, 65536, 65537, 131072, 200003};
   RunRanks(GetParam(), [&](Collective& group) {
     int64_t call = 0;
     for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kLong}) {
@@ -98,7 +99,7 @@ TEST_P(WorldSizes, SumsHaveTheBitsOfAPlainSumInTheOrderOfRanks) {
 TEST_P(WorldSizes, CallsOfDifferentKindsFollowEachOther) {
   RunRanks(GetParam(), [](Collective& group) {
     for (int64_t call = 0; call < 300; ++call) {
-      const int64_t count = call * call * 7 % 50021;
+      const int64_t count = call * call * 7 % 150011;
       at::Tensor mine = Numbers(count, at::kFloat, group.rank(), call);
       const int root = static_cast<int>(call % group.world_size());
       if (call % 3 == 0) {
