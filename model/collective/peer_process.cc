@@ -63,8 +63,10 @@ ProcessIdentity ProcessIdentity::Decode(const std::string& text) {
 PeerProcess::PeerProcess(const ProcessIdentity& identity) {
   if (identity.pid == getpid()) return;
   pidfd_ = static_cast<int>(syscall(SYS_pidfd_open, identity.pid, 0));
+  const bool gone = pidfd_ < 0 && errno == ESRCH;
   // Read after the process is held: if it is another by now, the peer had ended before.
-  ended_before_ = (pidfd_ < 0 && errno == ESRCH) || StartTime(identity.pid) != identity.start_time;
+  const std::string start_time = StartTime(identity.pid);
+  ended_before_ = gone || (!start_time.empty() && start_time != identity.start_time);
 }
 
 PeerProcess::PeerProcess(PeerProcess&& other) noexcept
