@@ -119,7 +119,7 @@ void TakeChunk(const Plan& p, Arena& arena, Workspace<T>* w) {
   arena.Take(&w->d_c, state);
   arena.Take(&w->d_hat, state);
   arena.Take(&w->scores, RoundUp(p.live_limit(), kPad));
-  arena.Take(&w->candidates, p.live_limit());
+  arena.Take(&w->candidates, RoundUp(p.live_limit(), kPad));
   arena.Take(&w->query, 4 * p.row_scratch());
   arena.Take(&w->ones, kPad);
   const int64_t widest = std::max(std::max(p.hidden, p.outputs), p.config.kind == Kind::kAttention ? p.steps : 0);

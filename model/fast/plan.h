@@ -115,7 +115,7 @@ struct Workspace {
   T* d_c = nullptr;               // (R, H)
   T* d_hat = nullptr;             // (R, H)
   T* scores = nullptr;            // (S rounded up to 16)
-  int32_t* candidates = nullptr;  // (S)
+  int32_t* candidates = nullptr;  // (S rounded up to 16)
   T* query = nullptr;             // (4, row_scratch)
   T* ones = nullptr;              // (16)
   T* outer = nullptr;             // scratch of AddOuterProducts
@@ -162,7 +162,7 @@ struct PackedNet {
   T* v_s_back = nullptr;
   T* out_bias = nullptr;    // (O); beyond the real outputs a large negative number for a cross-entropy
   T score_weight_sum = 0;   // sum of w
-  T score_weight_norm = 0;  // sum of |w|
+  T score_error = 0;        // ScoreError(w) of score.h
 
   size_t bytes = 0;
 };

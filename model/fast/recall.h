@@ -166,8 +166,7 @@ int64_t Memories<T>::FewKeys(int64_t live, int64_t row, const T* query, int64_t 
   }
   const T* exp_keys = w_.exp_key + row * places() * hidden_;
   FactoredScores(exp_keys, exp_query, b_.net.score, hidden_, live, w_.scores);
-  const T ulp = sizeof(T) == 4 ? static_cast<T>(1.2e-7) : static_cast<T>(2.3e-16);
-  return Candidates(w_.scores, live, limit, 8 * ulp * b_.net.score_weight_norm, Scratch(1), w_.candidates);
+  return Candidates(w_.scores, live, limit, b_.net.score_error, Scratch(1), w_.candidates);
 }
 
 template <class T>
