@@ -55,38 +55,52 @@ void TakeSteps(const Plan& p, Arena& arena, Workspace<T>* w) {
   if (p.backward && p.recompute) arena.Take(&w->starts, p.chunks() * 2 * state);
 }
 
+// Of the score `mlp`.
+template <class T>
+void TakeKeys(const Plan& p, Arena& arena, Workspace<T>* w) {
+  const int64_t state = p.rows * p.hidden;
+  arena.Take(&w->key, p.places() * state);
+  arena.Take(&w->key_limit, p.rows);
+  if (p.config.recall == Recall::kTop) {
+    arena.Take(&w->exp_key, RoundUp(p.live_limit(), kPad) * state);
+    w->d_key = w->exp_key;
+  } else if (p.backward) {
+    arena.Take(&w->d_key, p.places() * state);
+  }
+  if (!p.backward || !p.bounded()) return;
+  arena.Take(&w->chunk_d_key, (p.chunk / p.config.k_att + 1) * state);
+  arena.Take(&w->key_scratch, 2 * state);
+}
+
 template <class T>
 void TakeMemories(const Plan& p, Arena& arena, Workspace<T>* w) {
-  const int64_t state = p.rows * p.hidden;
   const int64_t recalls = p.recall_slots() * p.rows;
-  arena.Take(&w->recalled, recalls * (p.config.k_top + 1));
-  arena.Take(&w->alpha, recalls * p.config.k_top);
+  if (!p.recalls_all()) {
+    arena.Take(&w->recalled, recalls * (p.config.k_top + 1));
+    arena.Take(&w->alpha, recalls * p.config.k_top);
+  }
   arena.Take(&w->normaliser, recalls);
-  arena.Take(&w->memory, p.memories * state);
+  arena.Take(&w->memory, p.memories * p.rows * p.hidden);
   if (p.backward) {
-    arena.Take(&w->d_memory, p.memories * state);
+    arena.Take(&w->d_memory, p.places() * p.rows * p.hidden);
     arena.Take(&w->touched, p.memories);
+    if (p.recalls_all()) arena.Take(&w->d_score, RoundUp(p.live_limit(), kPad));
+  }
+  if (p.bounded()) {
+    arena.Take(&w->place, p.memories * p.rows);
+    arena.Take(&w->evicted, p.memories * p.rows);
+    arena.Take(&w->slot_memory, p.places() * p.rows);
+    arena.Take(&w->live_order, p.places() * p.rows);
+    arena.Take(&w->credit, p.places() * p.rows);
   }
   if (p.has_keys()) {
-    arena.Take(&w->key, p.memories * state);
-    const int64_t live = RoundUp(p.live_limit(), kPad);
-    arena.Take(&w->exp_key, live * state);
-    if (live >= p.memories) {
-      w->d_key = w->exp_key;
-    } else if (p.backward) {
-      arena.Take(&w->d_key, p.memories * state);
-    }
-    if (p.bounded()) {
-      arena.Take(&w->slot_memory, live * p.rows);
-      arena.Take(&w->credit, live * p.rows);
-    }
-    arena.Take(&w->key_limit, p.rows);
-  } else {
-    arena.Take(&w->salience, p.memories * p.rows);
-    if (p.backward) arena.Take(&w->d_salience, p.memories * p.rows);
-    arena.Take(&w->leaders, p.rows * (p.config.k_top + 1));
-    arena.Take(&w->leader_index, p.rows * (p.config.k_top + 1));
+    TakeKeys(p, arena, w);
+    return;
   }
+  arena.Take(&w->salience, p.memories * p.rows);
+  if (p.backward) arena.Take(&w->d_salience, p.memories * p.rows);
+  arena.Take(&w->leaders, p.rows * (p.config.k_top + 1));
+  arena.Take(&w->leader_index, p.rows * (p.config.k_top + 1));
 }
 
 template <class T>

@@ -163,7 +163,7 @@ void Sweep<T>::ForwardRecall(int64_t t, bool again, T* h) {
   {
     const Timed timed(b_.in.ticks, kRecall);
     if (again) {
-      memories_.Replay(t, h, Context(t));
+      memories_.Replay(t, q, h, Context(t));
     } else {
       memories_.Recall(t, q, h, Context(t));
     }
@@ -236,7 +236,9 @@ void Sweep<T>::Restore(int64_t first) {
   const int64_t state = b_.state();
   if (!b_.plan.recompute) {
     if (!Recalls()) return;
-    for (int64_t t = first; t <= ChunkEnd(first); ++t) memories_.Replay(t, nullptr, Context(t));
+    for (int64_t t = first; t <= ChunkEnd(first); ++t) {
+      memories_.Replay(t, HasQuery() ? Query(t) : nullptr, nullptr, Context(t));
+    }
     return;
   }
   const T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
@@ -364,7 +366,7 @@ void Sweep<T>::WeightGradients(int64_t first, int64_t last) {
   AddOuterProducts(&queries, 1, Chunked(w_.hat, first), hidden_, depth, hidden_, w_.outer);
   const int64_t from = (first + b_.plan.config.k_att - 1) / b_.plan.config.k_att, to = last / b_.plan.config.k_att;
   if (from > to) return;
-  const OuterOperand<T> keys{w_.d_key + from * b_.state(), hidden_, hidden_, g.w_m};
+  const OuterOperand<T> keys{memories_.KeyGradients(from, to), hidden_, hidden_, g.w_m};
   AddOuterProducts(&keys, 1, w_.memory + from * b_.state(), hidden_, (to - from + 1) * rows_, hidden_, w_.outer);
 }
 

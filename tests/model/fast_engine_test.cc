@@ -137,6 +137,20 @@ std::vector<FastCase> Settings() {
              c.config.memory_capacity = 9, c.config.memory_policy = MemoryPolicy::kSalient, c.config.memory_recent = 0;
              c.steps = 90, c.config.recompute = Recompute::kOn;
            }),
+      make("bounded_ragged_guarded",
+           [](FastCase& c) {
+             c.config.memory_capacity = 8, c.steps = 130, c.rows = 9, c.ragged = true, c.config.tie_guard = 0.05;
+           }),
+      make("bounded_class_at_last_step",
+           [](FastCase& c) {
+             c.config.memory_capacity = 8, c.steps = 260, c.rows = 9, c.config.k_att = 3,
+             c.config.recompute = Recompute::kOn, c.shape.loss = LossKind::kCrossEntropyLastStep;
+           }),
+      make("bounded_recalled_detached",
+           [](FastCase& c) {
+             c.config.memory_capacity = 7, c.steps = 90, c.config.k_att = 1,
+             c.config.memory_state = MemoryState::kRecalled, c.config.detach_scores = true;
+           }),
       make("lstm", [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 0; }),
       make("lstm_truncated",
            [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 5, c.steps = 90, c.rows = 30; }),
@@ -169,12 +183,46 @@ std::vector<FastCase> Settings() {
   attention("attention_hidden_128", [](FastCase& c) { c.config.hidden_size = 128, c.steps = 60; });
   const size_t mlp = cases.size();
   for (size_t i = 0; i < mlp; ++i) {
-    if (cases[i].config.kind != Kind::kSab || cases[i].config.memory_capacity > 0) continue;
+    if (cases[i].config.kind != Kind::kSab) continue;
     cases.push_back(cases[i]);
     cases.back().name += "_separable";
     cases.back().config.score = Score::kSeparable;
     if (i % 2 == 0) cases.back().config.dense = Dense::kRaw;
   }
+  return cases;
+}
+
+// Every way to recall with every form of memory and both scores, long enough for several chunks and evictions.
+std::vector<FastCase> Controls() {
+  std::vector<FastCase> cases;
+  for (const auto& [recall, recall_name] :
+       {std::pair{Recall::kAll, "all"}, {Recall::kRandom, "random"}, {Recall::kLast, "last"}, {Recall::kTop, "top"}})
+    for (int form = 0; form < 12; ++form) {
+      const int memory = form % 3;
+      const bool separable = form / 3 % 2 == 1, raw = form / 6 == 1;
+      const std::string name = std::string(recall_name) +
+                               (memory == 0   ? "_unbounded"
+                                : memory == 1 ? "_recent"
+                                              : "_salient") +
+                               (separable ? "_separable" : "_mlp") + (raw ? "_raw" : "_softmax");
+      cases.push_back(Case(name, [&](FastCase& c) {
+        c.config.recall = recall;
+        c.config.score = separable ? Score::kSeparable : Score::kMlp;
+        c.config.dense = raw ? Dense::kRaw : Dense::kSoftmax;
+        c.config.memory_capacity = memory == 0 ? 0 : 11;
+        c.config.memory_policy = memory == 2 ? MemoryPolicy::kSalient : MemoryPolicy::kRecent;
+        c.config.memory_recent = 3;
+        c.config.k_att = 1 + form % 2;
+        c.config.k_top = 3;
+        c.config.recompute = raw ? Recompute::kOn : Recompute::kOff;
+        c.config.memory_state = raw ? MemoryState::kProvisional : MemoryState::kRecalled;
+        if (raw && recall != Recall::kTop) c.weight_scale = 0.5;  // raw weights of many memories add up
+        c.config.hidden_size = 20;
+        c.steps = 90;
+        c.rows = 13;
+        c.ragged = form % 4 == 1;
+      }));
+    }
   return cases;
 }
 
@@ -215,6 +263,7 @@ TEST_P(FastEngineInDouble, AgreesWithTheReferenceToRounding) {
 
 INSTANTIATE_TEST_SUITE_P(Grid, FastEngineInDouble, testing::ValuesIn(SabGrid()), CaseName);
 INSTANTIATE_TEST_SUITE_P(Settings, FastEngineInDouble, testing::ValuesIn(Settings()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Controls, FastEngineInDouble, testing::ValuesIn(Controls()), CaseName);
 
 class FastEngineInFloat : public testing::TestWithParam<FastCase> {};
 
@@ -247,6 +296,7 @@ std::vector<FastCase> FloatSettings() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, FastEngineInFloat, testing::ValuesIn(FloatSettings()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Controls, FastEngineInFloat, testing::ValuesIn(Controls()), CaseName);
 
 // Rounding chooses among memories that are nearly equal: so over several networks together.
 TEST(FastEngine, IsInFloatAtMostTwiceAsFarFromDoubleWhereMemoriesAreAlike) {
@@ -311,6 +361,21 @@ TEST_P(FastEngineOfKind, RecomputesToTheSameBits) {
   c.config.recompute = Recompute::kOn;
   EXPECT_TRUE(at::equal(kept.gradients, RunWithThreads(c, 2).gradients));
 }
+
+class FastEngineControl : public testing::TestWithParam<FastCase> {};
+
+TEST_P(FastEngineControl, GivesTheSameBitsWithAnyThreadsInEveryRunAndRecomputed) {
+  FastCase c = GetParam();
+  c.config.precision = Precision::kFp32;
+  c.config.recompute = Recompute::kOff;
+  const Outcome one = RunWithThreads(c, 1);
+  EXPECT_TRUE(at::equal(one.gradients, RunWithThreads(c, 1).gradients));
+  EXPECT_TRUE(at::equal(one.gradients, RunWithThreads(c, 2).gradients));
+  c.config.recompute = Recompute::kOn;
+  EXPECT_TRUE(at::equal(one.gradients, RunWithThreads(c, 2).gradients));
+}
+
+INSTANTIATE_TEST_SUITE_P(Controls, FastEngineControl, testing::ValuesIn(Controls()), CaseName);
 
 TEST_P(FastEngineOfKind, AddsToTheGradients) {
   const FastCase c = LongCase(GetParam());
@@ -385,10 +450,10 @@ TEST(FastEngine, RefusesASymbolOutsideTheVocabulary) {
 
 TEST(FastEngine, SaysWhichSettingItDoesNotSupport) {
   FastCase c = LongCase(Kind::kSab);
-  c.config.recall = Recall::kRandom;
+  c.config.precision = Precision::kBf16;
   std::string why_not;
   EXPECT_FALSE(FastEngineSupports(c.config, c.shape, at::kCPU, &why_not));
-  EXPECT_EQ(why_not.rfind("recall:", 0), 0u) << why_not;
+  EXPECT_EQ(why_not.rfind("precision:", 0), 0u) << why_not;
   ParameterSet parameters = MakeParameters(c);
   EXPECT_THROW(MakeFastEngine(c.config, c.shape, parameters), std::invalid_argument);
 }
