@@ -446,20 +446,18 @@ void Memories<T>::Replay(int64_t t, const T* query, T* h, T* context) {
 template <class T>
 void Memories<T>::ClearGradients() {
   Zero(w_.touched, b_.plan.memories);
-  if (!live_.bounded()) return;
-  Zero(w_.d_memory, live_.places() * state());
-  if (b_.plan.has_keys()) Zero(w_.d_key, live_.places() * state());
+  Zero(w_.d_memory, b_.plan.places() * state());
+  if (live_.bounded() && b_.plan.has_keys()) Zero(w_.d_key, live_.places() * state());
 }
 
-// The gradients of memory i begin at 0 when the first part arrives: of a long sequence most may never get any.
+// Gradients beside the memory's own begin at 0 when the first part arrives. (Its own are zeroed at the start: what a
+// step takes of memory does not depend on what it recalls.)
 template <class T>
 void Memories<T>::Touch(int64_t i) {
   if (w_.touched[i] != 0) return;
   w_.touched[i] = 1;
   if (!b_.plan.has_keys()) Zero(w_.d_salience + i * rows_, rows_);
-  if (live_.bounded()) return;  // places are left at 0
-  Zero(w_.d_memory + i * state(), state());
-  if (b_.plan.has_keys()) Zero(w_.d_key + i * state(), state());
+  if (b_.plan.has_keys() && !live_.bounded()) Zero(w_.d_key + i * state(), state());
 }
 
 // dL/da of the recalled memories, in the sparse phase of the (k_top+1)-th too, from d_s (H) of one row.

@@ -10,11 +10,11 @@
 // scored again exactly.
 //
 // Error of a sum s of w_h r_h, r = 1 / (1 + E F), to first order in u, half an ulp of 1. E and F are within 2 ulp, 4 u
-// each, and their product is rounded: 9 u of E F, which is 9 u (1 - r) of r. Rounding d, the two products, their sum
-// and the division adds 5 u. So a term is off by |w_h| u (9 r (1 - r) + 5 r) < 5.5 u |w_h|. Adding up rounds each
-// partial sum, which lies between the sums so far of the negative and of the positive w: `partial` is the sum of the
-// larger of the two over all partial sums.
-//   |s~ - s| <= u (5.5 |w|_1 + partial)
+// each, and their product is rounded: 9 u of E F, which is 9 u (1 - r) of r. Rounding d, the two products, their sum,
+// d0 d1, its reciprocal and the product with it adds 6.1 u. So a term is off by |w_h| u (9 r (1 - r) + 6.1 r), less
+// than 6.4 u |w_h|. Adding up rounds each partial sum, which lies between the sums so far of the negative and of the
+// positive w: `partial` is the sum of the larger of the two over all partial sums.
+//   |s~ - s| <= u (6.4 |w|_1 + partial)
 // An exact score is off by at most 10 u |w|_1 for its tanh (5 ulp) and u |w|_1 for each sum that a term goes through.
 // A score is the sum of w less 2 s, so of two memories the one whose exact score is higher has a rough sum that is
 // larger by at most twice the first bound and once the second: ScoreError.
@@ -53,7 +53,7 @@ SAB_INLINE void ReciprocalSums(const T* exp_keys, const T* exp_query, const T* w
       for (int v = 0; v < kVectors; ++v) {
         const T* e = exp_keys + (g * hidden + h) * 16 + v * kWidth<T>;
         const Vec<T> d0 = Load(e) * f0 + one, d1 = Load(e + 16) * f1 + one;
-        sum[g][v] += (d0 * w1 + d1 * w0) / (d0 * d1);
+        sum[g][v] += (d0 * w1 + d1 * w0) * Reciprocal<T>(d0 * d1);
       }
   }
   for (int g = 0; g < kGroups; ++g)
@@ -107,7 +107,7 @@ T ScoreError(const T* weight, int64_t hidden) {
     if (h % 2 == 1) partial += positive > negative ? positive : negative;
   }
   const double norm = positive + negative, depth = static_cast<double>(hidden / kWidth<T> + 4);
-  return static_cast<T>(kUnit * (2 * (5.5 * norm + partial) + (10 + depth) * norm));
+  return static_cast<T>(kUnit * (2 * (6.4 * norm + partial) + (10 + depth) * norm));
 }
 
 constexpr int64_t MostCandidates(int64_t limit) {

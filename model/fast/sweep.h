@@ -104,8 +104,11 @@ void Sweep<T>::ProjectInputs(int64_t t, T* gates) const {
       continue;
     }
     const T* x = b_.in.x + (r * b_.plan.steps + t - 1) * inputs;
-    Copy(b_.net.bias, out, wide);
-    for (int64_t i = 0; i < inputs; ++i) {
+    int64_t i = 0;
+    while (i + 1 < inputs && x[i] == 0) ++i;
+    const T* const column = b_.net.input_gates + i * wide;
+    for (int64_t j = 0; j < wide; j += kWidth<T>) Store(out + j, Load(b_.net.bias + j) + x[i] * Load(column + j));
+    for (++i; i < inputs; ++i) {
       if (x[i] != 0) AddScaled(x[i], b_.net.input_gates + i * wide, out, wide);
     }
   }
@@ -314,7 +317,7 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
   const int64_t state = b_.state(), wide = 4 * hidden_;
   T* const gates = Gates(t);
   const T* const c_before = CellBefore(t);
-  const T* const c = c_before + state;
+  T* const c = CellBefore(t) + state;  // the steps that needed it as c_before have gone back
   if (has_output) Add(FromOutputs(t), w_.d_h, state);
   const T* d_hat = w_.d_h;
   if (Recalls()) {
@@ -326,7 +329,8 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
   const Timed timed(b_.in.ticks, kCellBackward);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t at = r * hidden_;
-    CellBackward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
+    const auto backward = Recalls() ? &CellBackward<T, true> : &CellBackward<T, false>;
+    backward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
   }
   if (b_.Truncates(t)) {
     Zero(w_.d_h, state);

@@ -71,6 +71,8 @@ std::vector<FastCase> Settings() {
            [](FastCase& c) { c.rows = 16, c.steps = 97, c.config.recompute = Recompute::kOn, c.config.k_trunc = 0; }),
       make("hidden_16", [](FastCase& c) { c.config.hidden_size = 16; }),
       make("hidden_33", [](FastCase& c) { c.config.hidden_size = 33; }),
+      make("hidden_300", [](FastCase& c) { c.config.hidden_size = 300, c.rows = 40, c.steps = 30; }),
+      make("hidden_301_and_many_rows", [](FastCase& c) { c.config.hidden_size = 301, c.rows = 70, c.steps = 12; }),
       make("hidden_1", [](FastCase& c) { c.config.hidden_size = 1; }),
       make("many_memories", [](FastCase& c) { c.steps = 300, c.config.k_att = 1, c.config.hidden_size = 20; }),
       make("large_scores", [](FastCase& c) { c.config.init_std = 10, c.steps = 60; }),
