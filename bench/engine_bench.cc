@@ -56,6 +56,8 @@ ModelConfig ConfigOf(std::string system, int64_t hidden, const std::string& engi
   if (engine == "keep") config.recompute = sab::model::Recompute::kOff;
   if (system == "separable") config.score = sab::model::Score::kSeparable;
   if (system == "bounded") config.memory_capacity = 64;
+  if (system == "recall_all") config.recall = sab::model::Recall::kAll;
+  if (system == "recall_random") config.recall = sab::model::Recall::kRandom;
   if (system == "lstm" || system == "lstm_truncated") config.kind = sab::model::Kind::kLstm;
   if (system == "lstm") config.k_trunc = 0;
   if (system == "attention") config.kind = sab::model::Kind::kAttention;

@@ -91,7 +91,7 @@ class Memories {
   void WeighDense(int64_t t, int64_t row, const T* query, const T* h);
   void WeighSparse(int64_t t, int64_t row, const T* query);
   void MeasureAll(int64_t t, int64_t row, const T* query, const T* h);
-  Recalled<T> WeighAll(int64_t t, int64_t row, const T* query);
+  Recalled<T> WeighAll(int64_t t, int64_t row, const T* query, bool scored);
   Recalled<T> View(int64_t t, int64_t row, const T* query);
   void AddContext(const Recalled<T>& recalled, int64_t row, T* h, T* context) const;
 
@@ -360,8 +360,8 @@ void Memories<T>::WeighSparse(int64_t t, int64_t row, const T* query) {
   if (b_.gradients != nullptr && !b_.Ends(row, t)) b_.sums->guarded_count += Guards(*NormaliserOf(t, row));
 }
 
-// recall: all keeps one number a step and computes the weights again from the scores a: softmax exp(a - log sum exp a),
-// raw a + the query's part.
+// Leaves the scores in work.scores where the weights are softmax. recall: all keeps one number a step and computes the
+// weights again from the scores a: softmax exp(a - log sum exp a), raw a + the query's part.
 template <class T>
 void Memories<T>::MeasureAll(int64_t t, int64_t row, const T* query, const T* h) {
   T* const kept = NormaliserOf(t, row);
@@ -386,11 +386,11 @@ void Memories<T>::MeasureAll(int64_t t, int64_t row, const T* query, const T* h)
 }
 
 template <class T>
-Recalled<T> Memories<T>::WeighAll(int64_t t, int64_t row, const T* query) {
+Recalled<T> Memories<T>::WeighAll(int64_t t, int64_t row, const T* query, bool scored) {
   const int64_t live = b_.plan.LiveAt(t);
   const T kept = *NormaliserOf(t, row);
   T* const alpha = w_.scores;
-  for (int64_t n = 0; n < live; ++n) alpha[n] = Score(live_.Nth(n, row), row, query);
+  for (int64_t n = 0; !scored && n < live; ++n) alpha[n] = Score(live_.Nth(n, row), row, query);
   PadSums(alpha, live);
   for (int64_t n = 0; n < live; n += kWidth<T>) {
     const Vec<T> a = Load(alpha + n);
@@ -403,7 +403,7 @@ Recalled<T> Memories<T>::WeighAll(int64_t t, int64_t row, const T* query) {
 // What was recalled, after the step's recall. For recall: all it lies in scratch, and the places must be as they were.
 template <class T>
 Recalled<T> Memories<T>::View(int64_t t, int64_t row, const T* query) {
-  if (c_.recall == Recall::kAll) return WeighAll(t, row, query);
+  if (c_.recall == Recall::kAll) return WeighAll(t, row, query, false);
   return {RecalledOf(t, row), AlphaOf(t, row), b_.plan.RecalledAt(t), b_.plan.IsSparse(t)};
 }
 
@@ -429,7 +429,8 @@ void Memories<T>::Recall(int64_t t, const T* query, T* h, T* context) {
     } else {
       WeighDense(t, r, q, h + r * hidden_);
     }
-    const Recalled<T> recalled = View(t, r, q);
+    const bool scored = c_.recall == Recall::kAll && c_.dense == Dense::kSoftmax;
+    const Recalled<T> recalled = scored ? WeighAll(t, r, q, true) : View(t, r, q);
     for (int64_t k = 0; credits && k < recalled.count; ++k) live_.Credit(recalled.index[k], r, recalled.alpha[k]);
     AddContext(recalled, r, h, context);
   }
