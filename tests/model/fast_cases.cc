@@ -30,6 +30,9 @@ Batch MakeBatch(const FastCase& c) {
     batch.inputs = longs({c.rows, c.steps}, 0, c.shape.vocabulary);
   } else {
     batch.inputs = floats({c.rows, c.steps, c.shape.inputs});
+    for (int64_t t = c.constant_from + 1; c.constant_from > 0 && t < c.steps; ++t) {
+      batch.inputs.select(1, t).copy_(batch.inputs.select(1, c.constant_from));
+    }
   }
   if (c.shape.loss == LossKind::kMseLastStep) {
     batch.targets = floats({c.rows, c.shape.outputs});
@@ -46,6 +49,10 @@ Batch MakeBatch(const FastCase& c) {
 ParameterSet MakeParameters(const FastCase& c) {
   ParameterSet parameters(c.config, c.shape, at::kCPU);
   parameters.values().mul_(c.weight_scale);
+  if (c.forgets) {
+    parameters.Get("cell.weight_hh").value.zero_();
+    parameters.Get("cell.bias_ih").value.narrow(0, c.config.hidden_size, c.config.hidden_size).fill_(-80);
+  }
   return parameters;
 }
 
