@@ -101,16 +101,50 @@ std::string LocalAddressTowards(const Address& peer) {
   return ok ? text : kLoopback;
 }
 
+// A group that can be torn out of a call that is under way: c10d's own cannot be interrupted.
+class GlooGroup : public c10d::ProcessGroupGloo {
+ public:
+  using ProcessGroupGloo::ProcessGroupGloo;
+  // Any thread. The calls under way fail, here and at the peers.
+  void Disconnect() {
+    for (const auto& context : contexts_) context->closeConnections();
+  }
+};
+
+// Waits until every rank has come to the store. A rank that never comes is given up by `interrupted`, or in the end.
+void AwaitPeers(c10d::Store& store, const CollectiveOptions& options) {
+  constexpr std::chrono::milliseconds kLook(100);
+  const auto key = [](int rank) { return "joined/" + std::to_string(rank); };
+  const auto deadline = std::chrono::steady_clock::now() + options.meeting_timeout;
+  store.set(key(options.rank), std::vector<uint8_t>{1});
+  for (int rank = 0; rank < options.world_size; ++rank) {
+    while (true) {
+      try {
+        store.wait({key(rank)}, kLook);
+        break;
+      } catch (const c10::DistStoreError&) {
+        if (options.interrupted && options.interrupted()) throw CollectiveError("meeting: aborted");
+        if (std::chrono::steady_clock::now() > deadline)
+          throw CollectiveError("meeting: rank " + std::to_string(rank) + " did not come");
+      }
+    }
+  }
+}
+
 c10::intrusive_ptr<c10d::Backend> MakeGloo(const c10::intrusive_ptr<c10d::Store>& store, const std::string& rendezvous,
                                            const CollectiveOptions& options) {
   const Address address = SplitAddress(rendezvous);
   const std::string host = address.host == kLoopback    ? kLoopback
                            : options.local_host.empty() ? LocalAddressTowards(address)
                                                         : options.local_host;
-  auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
+  // All are there: to connect takes no longer than the network does.
+  constexpr std::chrono::seconds kConnect(20);
+  auto gloo = c10d::ProcessGroupGloo::Options::create(kConnect);
   gloo->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(host)};
   gloo->threads = 1;
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, gloo);
+  auto group = c10::make_intrusive<GlooGroup>(store, options.rank, options.world_size, gloo);
+  group->setTimeout(options.timeout);
+  return group;
 }
 
 // What a waiting caller, the finished call and Abort share.
@@ -128,8 +162,8 @@ class C10dCollective : public Collective {
       : rendezvous_(std::move(rendezvous)), backend_(std::move(backend)), options_(options) {}
 
   ~C10dCollective() override {
-    // A group that was aborted in the middle of a call may block its destructor until the timeout.
-    if (broken_) new c10::intrusive_ptr<c10d::Backend>(std::move(backend_));
+    // A call that failed on the way to one peer may still wait for another.
+    if (broken_) Disconnect();
   }
 
   int rank() const override { return options_.rank; }
@@ -165,10 +199,18 @@ class C10dCollective : public Collective {
       completion_->aborted = true;
     }
     completion_->changed.notify_all();
-    if (options_.device.is_cuda()) backend_->abort();
+    Disconnect();
   }
 
  private:
+  void Disconnect() {
+    if (options_.device.is_cuda()) {
+      backend_->abort();
+    } else {
+      static_cast<GlooGroup&>(*backend_).Disconnect();
+    }
+  }
+
   template <typename Start>
   void Run(const char* what, Start start) {
     ThrowIfAborted(what);
@@ -190,7 +232,7 @@ class C10dCollective : public Collective {
     ThrowIfAborted(what);
   }
 
-  // Gloo has no way to interrupt a call: only the wait for it is.
+  // Gloo calls run on a thread of the group's: the wait for it is interrupted before the call itself has failed.
   void WaitOrAbort(c10d::Work& work) {
     completion_->done = false;
     work.getFuture()->addCallback([completion = completion_](c10::ivalue::Future&) {
@@ -261,7 +303,8 @@ std::unique_ptr<Collective> MakeCollective(std::shared_ptr<Rendezvous> rendezvou
   const auto& tcp = dynamic_cast<TcpRendezvous&>(*rendezvous);
   const c10::intrusive_ptr<c10d::Store> store = tcp.store();
   try {
-    store->setTimeout(options.timeout);
+    store->setTimeout(options.meeting_timeout);
+    AwaitPeers(*store, options);
     c10::intrusive_ptr<c10d::Backend> backend;
     if (options.device.is_cuda()) {
       LoadMakeNccl()(&backend, &store, options);

@@ -92,7 +92,7 @@ TEST(CollectiveTest, APeerThatLeavesIsAnErrorNamingTheRank) {
 
 TEST(CollectiveTest, APeerThatNeverComesIsAnErrorAfterTheTimeout) {
   auto store = Rendezvous::Open("127.0.0.1");
-  EXPECT_THROW(MakeCollective(store, {.rank = 0, .world_size = 2, .timeout = std::chrono::milliseconds(300)}),
+  EXPECT_THROW(MakeCollective(store, {.rank = 0, .world_size = 2, .meeting_timeout = std::chrono::milliseconds(300)}),
                CollectiveError);
 }
 
