@@ -2,12 +2,15 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
+#include <set>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -101,14 +104,45 @@ std::string LocalAddressTowards(const Address& peer) {
   return ok ? text : kLoopback;
 }
 
-// A group that can be torn out of a call that is under way: c10d's own cannot be interrupted.
-class GlooGroup : public c10d::ProcessGroupGloo {
+// The connections that come up while this lives, by descriptor and inode. Gloo can neither interrupt a call nor say
+// which sockets are its own; but a connection that is shut down fails the calls that wait for it, here and at the peer.
+class Connections {
  public:
-  using ProcessGroupGloo::ProcessGroupGloo;
-  // Any thread. The calls under way fail, here and at the peers.
-  void Disconnect() {
-    for (const auto& context : contexts_) context->closeConnections();
+  Connections() : before_(Sockets()) {}
+  // From now on, what has come up since the beginning counts and nothing later.
+  void Close() {
+    for (const auto& socket : Sockets()) {
+      if (!before_.contains(socket)) mine_.insert(socket);
+    }
   }
+  // Any thread.
+  void ShutDown() const {
+    for (const auto& [fd, inode] : mine_) {
+      struct stat now {};
+      // Still the same socket, and not another file under its number.
+      if (fstat(fd, &now) == 0 && now.st_ino == inode) shutdown(fd, SHUT_RDWR);
+    }
+  }
+
+ private:
+  using Socket = std::pair<int, ino_t>;
+  // Connected TCP sockets of this process.
+  static std::set<Socket> Sockets() {
+    std::set<Socket> sockets;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+      const int fd = std::atoi(entry.path().filename().c_str());
+      struct stat info {};
+      sockaddr_storage peer{};
+      socklen_t length = sizeof(peer);
+      if (fstat(fd, &info) != 0 || !S_ISSOCK(info.st_mode)) continue;
+      if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) != 0) continue;
+      if (peer.ss_family == AF_INET || peer.ss_family == AF_INET6) sockets.emplace(fd, info.st_ino);
+    }
+    return sockets;
+  }
+  const std::set<Socket> before_;
+  std::set<Socket> mine_;
 };
 
 // Waits until every rank has come to the store. A rank that never comes is given up by `interrupted`, or in the end.
@@ -142,7 +176,7 @@ c10::intrusive_ptr<c10d::Backend> MakeGloo(const c10::intrusive_ptr<c10d::Store>
   auto gloo = c10d::ProcessGroupGloo::Options::create(kConnect);
   gloo->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(host)};
   gloo->threads = 1;
-  auto group = c10::make_intrusive<GlooGroup>(store, options.rank, options.world_size, gloo);
+  auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, gloo);
   group->setTimeout(options.timeout);
   return group;
 }
@@ -158,8 +192,11 @@ struct Completion {
 class C10dCollective : public Collective {
  public:
   C10dCollective(std::shared_ptr<Rendezvous> rendezvous, c10::intrusive_ptr<c10d::Backend> backend,
-                 const CollectiveOptions& options)
-      : rendezvous_(std::move(rendezvous)), backend_(std::move(backend)), options_(options) {}
+                 Connections connections, const CollectiveOptions& options)
+      : rendezvous_(std::move(rendezvous)),
+        backend_(std::move(backend)),
+        connections_(std::move(connections)),
+        options_(options) {}
 
   ~C10dCollective() override {
     // A call that failed on the way to one peer may still wait for another.
@@ -207,7 +244,7 @@ class C10dCollective : public Collective {
     if (options_.device.is_cuda()) {
       backend_->abort();
     } else {
-      static_cast<GlooGroup&>(*backend_).Disconnect();
+      connections_.ShutDown();
     }
   }
 
@@ -261,6 +298,7 @@ class C10dCollective : public Collective {
 
   const std::shared_ptr<Rendezvous> rendezvous_;  // rank 0 serves the store for as long as the group lives
   c10::intrusive_ptr<c10d::Backend> backend_;
+  const Connections connections_;
   const CollectiveOptions options_;
   const std::shared_ptr<Completion> completion_ = std::make_shared<Completion>();
   bool broken_ = false;
@@ -306,12 +344,14 @@ std::unique_ptr<Collective> MakeCollective(std::shared_ptr<Rendezvous> rendezvou
     store->setTimeout(options.meeting_timeout);
     AwaitPeers(*store, options);
     c10::intrusive_ptr<c10d::Backend> backend;
+    Connections connections;
     if (options.device.is_cuda()) {
       LoadMakeNccl()(&backend, &store, options);
     } else {
       backend = MakeGloo(store, tcp.address(), options);
     }
-    return std::make_unique<C10dCollective>(std::move(rendezvous), std::move(backend), options);
+    connections.Close();
+    return std::make_unique<C10dCollective>(std::move(rendezvous), std::move(backend), std::move(connections), options);
   } catch (const CollectiveError&) {
     throw;
   } catch (const std::exception& error) {

@@ -277,6 +277,9 @@ StepReport TrainLoop::Step() {
   const PassSums sums = ReduceGradients(engine_.ForwardBackward(batch, 1.0 / static_cast<double>(loss_count)));
 
   report.gradient_norm = GradientNorm(gradients);
+  // On a GPU a call that was aborted on its way shows only now that the device has been waited for: what it left is no
+  // sum.
+  if (gradients.is_cuda() && collective_->world_size() > 1 && stop_requested_) throw Stopped();
   report.learning_rate = config_.learning_rate * config_.schedule.Factor(report.step, config_.steps);
   report.skipped = !std::isfinite(report.gradient_norm);
   state_.step = report.step;

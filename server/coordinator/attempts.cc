@@ -11,6 +11,7 @@ namespace {
 
 constexpr absl::Duration kRetry = absl::Seconds(1);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(30);
+constexpr int64_t kTriesFromMemory = 3;
 
 // Before restart `number` (from 1): none, then 1 s, 2 s, 4 s … 30 s.
 absl::Duration BackoffBefore(int64_t number) {
@@ -209,9 +210,12 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
     job.set_state_reason(fault.permanent ? "a restart cannot mend this fault"
                                          : absl::StrCat("no restart is left of queue.max_restarts ", allowed));
   } else {
-    // Back-off is for what does not get anywhere: an attempt that trained was worth starting.
+    // Back-off is for what does not get anywhere: an attempt that trained was worth starting. A memory that would be given
+    // up by waiting is worth some tries.
+    const int64_t fruitless = FruitlessInARow(job);
     if (!free) ++next.restarts;
-    if (!free) backoff = BackoffBefore(FruitlessInARow(job));
+    const bool at_once = free || fruitless == 0 || (!around.empty() && fruitless <= kTriesFromMemory);
+    if (!at_once) backoff = BackoffBefore(std::min<int64_t>(next.restarts, fruitless + 1));
     job.set_state(v1::JOB_STATE_RECOVERING);
     job.set_state_reason(absl::StrCat(
         fault.text,

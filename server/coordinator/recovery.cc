@@ -58,8 +58,10 @@ std::vector<RankPlacement> Coordinator::PlaceAroundSurvivors(const JobEntry& ent
     const WorkerEntry& worker = workers_.at(rank.worker);
     const auto slot = std::find_if(worker.view.slots().begin(), worker.view.slots().end(),
                                    [&](const v1::Slot& s) { return s.index() == rank.slot; });
+    // An agent that was just started has never been told anything: nothing of before can come back to it.
+    const bool fresh = worker.known_version == 0 && !worker.unknown_trainer;
     const bool usable = slot != worker.view.slots().end() && leases_.IsPrompt(rank.worker, clock_->Monotonic()) &&
-                        (alive || Accepts(worker));
+                        (alive || fresh || Accepts(worker));
     if (slot != worker.view.slots().end()) device = slot->device();
     if (!usable) homeless.push_back(i);
     placements.push_back({rank.worker, rank.slot});

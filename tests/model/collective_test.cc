@@ -81,6 +81,30 @@ TEST(CollectiveTest, AbortReleasesABlockedRank) {
   EXPECT_EQ(errors, std::vector<std::string>(2));
 }
 
+// A survivor leaves a group whose other members live and do nothing, and takes part in another one at once.
+TEST(CollectiveTest, AnAbortedGroupIsGoneWithoutItsPeersHelpAndItsTensorCanBeUsedAgain) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  std::promise<void> gone;
+  auto finished = gone.get_future().share();
+  std::thread idle([&] {
+    auto mine = Rendezvous::Connect(store->address(), std::chrono::seconds(20));
+    const auto group = MakeCollective(mine, {.rank = 1, .world_size = 2});
+    finished.wait();
+  });
+  auto group = MakeCollective(store, {.rank = 0, .world_size = 2, .timeout = std::chrono::minutes(30)});
+  at::Tensor mine = at::ones({1000000});
+  std::thread aborter([&] { group->Abort(); });
+  EXPECT_THROW(group->AllReduceSum(mine), CollectiveError);
+  aborter.join();
+  group.reset();
+  gone.set_value();
+  mine.fill_(3);
+  const auto again = MakeCollective(Rendezvous::Open("127.0.0.1"), {.rank = 0, .world_size = 1});
+  again->AllReduceSum(mine);
+  EXPECT_TRUE(at::equal(mine, at::full({1000000}, 3)));
+  idle.join();
+}
+
 TEST(CollectiveTest, APeerThatLeavesIsAnErrorNamingTheRank) {
   const auto errors = RunRanks(2, [](Collective& group) {
     if (group.rank() == 1) return;

@@ -149,17 +149,17 @@ TEST_F(CoordinatorRecoveryTest, RanksThatLostEachOtherGoOnTogether) {
 }
 
 TEST_F(CoordinatorRecoveryTest, ARankThatIsNeverStartedHasADeadline) {
-  const JobId other = Submit();
   FakeAgent c("workers/c", 1);
   Join(c);
-  // It was told, and answers as if it had not been.
+  const JobId other = Submit();
+  // It is told, and goes on as if it had not been.
   v1::SynchronizeRequest deaf = c.Request();
-  deaf.clear_trainers();
+  ASSERT_TRUE(coordinator_->Report(deaf).ok());
+  ASSERT_TRUE(coordinator_->Desired(deaf, /*force=*/true).ok());
   for (int i = 0; i < 13; ++i) {
     EXPECT_EQ(Get(other).attempt_count(), 1);
     Advance(absl::Seconds(5));
     deaf.set_sequence(deaf.sequence() + 1);
-    deaf.set_known_version(0);
     ASSERT_TRUE(coordinator_->Report(deaf).ok());
     ASSERT_TRUE(Sync(a_).ok());
     ASSERT_TRUE(Sync(b_).ok());
