@@ -33,6 +33,8 @@ class ParameterSet {
   // Throws std::out_of_range with the name.
   const Parameter& Get(const std::string& name) const;
 
+  // The memory behind values() and Parameter::value changes when a state is frozen for a checkpoint
+  // (Optimizer::Freeze): pointers into it hold for one pass.
   at::Tensor& values() { return values_; }        // (N) float, or double for Precision::kFp64
   at::Tensor& gradients() { return gradients_; }  // (N)
   const at::Tensor& values() const { return values_; }

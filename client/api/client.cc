@@ -243,6 +243,15 @@ absl::StatusOr<v1::Checkpoint> Client::GetCheckpoint(const CheckpointName& name)
   return std::move(*response.mutable_checkpoint());
 }
 
+absl::StatusOr<v1::Checkpoint> Client::VerifyCheckpoint(const CheckpointName& name) {
+  v1::VerifyCheckpointRequest request;
+  request.set_name(name.name());
+  v1::VerifyCheckpointResponse response;
+  SAB_RETURN_IF_ERROR(
+      Retry([&](auto& context) { return stubs_->checkpoints.VerifyCheckpoint(&context, request, &response); }));
+  return std::move(*response.mutable_checkpoint());
+}
+
 absl::StatusOr<std::vector<v1::Worker>> Client::ListWorkers() {
   const v1::ListWorkersRequest request;
   v1::ListWorkersResponse response;

@@ -58,6 +58,8 @@ class Client {
   absl::StatusOr<v1::ListMetricsResponse> ListMetrics(const v1::ListMetricsRequest& request);
   absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const JobId& job);
   absl::StatusOr<v1::Checkpoint> GetCheckpoint(const CheckpointName& name);
+  // Lets the coordinator read all of a stored checkpoint again. DataLoss: damaged.
+  absl::StatusOr<v1::Checkpoint> VerifyCheckpoint(const CheckpointName& name);
   absl::StatusOr<std::vector<v1::Worker>> ListWorkers();
 
   // Calls `on_job` with the present job and after every change, on this thread; returns the job in its final state.

@@ -1,5 +1,6 @@
 #include "common/checkpoint/checkpoint.h"
 
+#include <filesystem>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -89,7 +90,37 @@ int Download(Context& context, const CheckpointOptions& options) {
   return kExitOk;
 }
 
+// All of a job's stored checkpoints, or the one named; the first damaged one is what the command fails with.
+int VerifyStored(Context& context, const std::string& what) {
+  std::vector<v1::Checkpoint> wanted;
+  if (const auto name = ParseCheckpointName(what); name.ok()) {
+    wanted.emplace_back().set_name(name->name());
+  } else {
+    const auto id = ParseJobArgument(what);
+    if (!id.ok()) return context.Fail(id.status());
+    auto listed = context.client().ListCheckpoints(*id);
+    if (!listed.ok()) return context.Fail(listed.status());
+    wanted = *std::move(listed);
+  }
+  absl::Status first;
+  for (const v1::Checkpoint& checkpoint : wanted) {
+    const auto verified = context.client().VerifyCheckpoint(*ParseCheckpointName(checkpoint.name()));
+    if (!context.quiet) {
+      context.streams.out << checkpoint.name() << ": "
+                          << (verified.ok() ? "every file fits its digest" : std::string(verified.status().message()))
+                          << "\n";
+    }
+    if (first.ok()) first = verified.status();
+  }
+  return first.ok() ? kExitOk : context.Fail(first);
+}
+
 int Verify(Context& context, const std::string& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error) &&
+      (ParseCheckpointName(folder).ok() || ParseJobArgument(folder).ok())) {
+    return VerifyStored(context, folder);
+  }
   const auto checkpoint = VerifyCheckpoint(folder);
   if (!checkpoint.ok()) return context.Fail(checkpoint.status());
   if (context.quiet) return kExitOk;
@@ -137,10 +168,15 @@ void AddDownload(CLI::App* group, Context* context) {
 
 void AddVerify(CLI::App* group, Context* context) {
   auto folder = std::make_shared<std::string>();
-  CLI::App* command = group->add_subcommand("verify", "Check every file of a checkpoint's folder on this machine");
+  CLI::App* command =
+      group->add_subcommand("verify", "Check every file: of a folder on this machine, or as the service stores it");
   command->fallthrough();
-  command->add_option("DIR", *folder, "The folder")->required()->type_name(" ");
-  command->footer("Examples:\n  sabctl checkpoint verify out");
+  command->add_option("WHAT", *folder, "A folder; or a checkpoint's name; or a job, for all it has")
+      ->required()
+      ->type_name(" ");
+  command->footer(
+      "Examples:\n  sabctl checkpoint verify out\n  sabctl checkpoint verify 3f9k2mzq\n"
+      "  sabctl checkpoint verify jobs/3f9k2mzq/checkpoints/000000000500-a1");
   command->callback([context, folder] { context->action = [context, folder] { return Verify(*context, *folder); }; });
 }
 

@@ -31,6 +31,39 @@ std::string AttemptTable(const v1::Job& job) {
   return table.Text();
 }
 
+std::string Milliseconds(bool present, const google::protobuf::Duration& duration) {
+  if (!present) return "-";
+  return absl::StrCat(duration.seconds() * 1000 + duration.nanos() / 1'000'000);
+}
+
+// What each recovery took, phase by phase; "" for a job that was never disturbed.
+std::string RecoveryTable(const v1::Job& job) {
+  Table table({"ATTEMPT", "CAUSE", "LOST STEPS", "DETECT", "STOP", "PLACE", "START", "RESTORE", "FIRST STEP (ms)"});
+  bool any = false;
+  for (const v1::Attempt& attempt : job.attempts()) {
+    if (!attempt.has_recovery()) continue;
+    const v1::Recovery& r = attempt.recovery();
+    any = true;
+    table.Add({absl::StrCat(attempt.number()), r.cause(), absl::StrCat(r.lost_steps()),
+               Milliseconds(r.has_detect(), r.detect()), Milliseconds(r.has_stop(), r.stop()),
+               Milliseconds(r.has_place(), r.place()), Milliseconds(r.has_start(), r.start()),
+               Milliseconds(r.has_restore(), r.restore()), Milliseconds(r.has_first_step(), r.first_step())});
+  }
+  return any ? absl::StrCat("\n", table.Text()) : "";
+}
+
+// The ranks of a running attempt: who computes, and who waits for whom.
+std::string RankTable(const v1::Job& job) {
+  if (job.ranks_size() < 2) return "";
+  Table table({"RANK", "WORKER", "STEP", "AT", "COMPUTES (s)", "WAITS (s)", ""});
+  for (const v1::RankStatus& rank : job.ranks()) {
+    table.Add({absl::StrCat(rank.rank()), rank.worker(), absl::StrCat(rank.step()),
+               rank.activity().empty() ? "-" : rank.activity(), FormatNumber(rank.compute_seconds()),
+               FormatNumber(rank.wait_seconds()), rank.straggler() ? "straggler: the others wait for it" : ""});
+  }
+  return absl::StrCat("\n", table.Text());
+}
+
 std::string JobText(const v1::Job& job, absl::Time now) {
   Table table({"Job", job.name()});
   table.Add({"Name", job.spec().name()});
@@ -50,6 +83,7 @@ std::string JobText(const v1::Job& job, absl::Time now) {
   std::string text = table.Text();
   if (!job.failure().empty()) absl::StrAppend(&text, "\nFailure:\n", job.failure(), "\n");
   if (!job.attempts().empty()) absl::StrAppend(&text, "\n", AttemptTable(job));
+  absl::StrAppend(&text, RecoveryTable(job), RankTable(job));
   return text;
 }
 

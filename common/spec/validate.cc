@@ -326,6 +326,7 @@ class Checker {
     if (checkpoint.has_every()) Range("checkpoint.every", checkpoint.every(), 0, int64_t{1} << 53);
     if (checkpoint.has_keep_latest()) Range("checkpoint.keep_latest", checkpoint.keep_latest(), 1, 1'000'000);
     if (checkpoint.has_keep_best()) Range("checkpoint.keep_best", checkpoint.keep_best(), 0, 1'000'000);
+    if (checkpoint.has_keep_every()) Range("checkpoint.keep_every", checkpoint.keep_every(), 0, int64_t{1} << 53);
   }
 
   void ResourcesAndQueue() {

@@ -2,12 +2,15 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <mutex>
+#include <set>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -102,21 +105,92 @@ std::string LocalAddressTowards(const Address& peer) {
   return ok ? text : kLoopback;
 }
 
+// The connections that come up while this lives, by descriptor and inode. Gloo can neither interrupt a call nor say
+// which sockets are its own; but a connection that is shut down fails the calls that wait for it, here and at the peer.
+class Connections {
+ public:
+  Connections() : before_(Sockets()) {}
+  // From now on, what has come up since the beginning counts and nothing later.
+  void Close() {
+    for (const auto& socket : Sockets()) {
+      if (!before_.contains(socket)) mine_.insert(socket);
+    }
+  }
+  // Any thread.
+  void ShutDown() const {
+    for (const auto& [fd, inode] : mine_) {
+      struct stat now {};
+      // Still the same socket, and not another file under its number.
+      if (fstat(fd, &now) == 0 && now.st_ino == inode) shutdown(fd, SHUT_RDWR);
+    }
+  }
+
+ private:
+  using Socket = std::pair<int, ino_t>;
+  // Connected TCP sockets of this process.
+  static std::set<Socket> Sockets() {
+    std::set<Socket> sockets;
+    std::error_code error;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", error)) {
+      const int fd = std::atoi(entry.path().filename().c_str());
+      struct stat info {};
+      sockaddr_storage peer{};
+      socklen_t length = sizeof(peer);
+      if (fstat(fd, &info) != 0 || !S_ISSOCK(info.st_mode)) continue;
+      if (getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &length) != 0) continue;
+      if (peer.ss_family == AF_INET || peer.ss_family == AF_INET6) sockets.emplace(fd, info.st_ino);
+    }
+    return sockets;
+  }
+  const std::set<Socket> before_;
+  std::set<Socket> mine_;
+};
+
+// Waits until `key` is set. Given up when `interrupted`, or after the meeting's time.
+void AwaitKey(c10d::Store& store, const std::string& key, const CollectiveOptions& options) {
+  constexpr std::chrono::milliseconds kLook(100);
+  const auto deadline = std::chrono::steady_clock::now() + options.meeting_timeout;
+  while (true) {
+    try {
+      return store.wait({key}, kLook);
+    } catch (const c10::DistStoreError&) {
+      if (options.interrupted && options.interrupted()) throw CollectiveError("meeting: aborted");
+      if (std::chrono::steady_clock::now() > deadline)
+        throw CollectiveError("meeting: a rank did not come: nobody has set " + key);
+    }
+  }
+}
+
+// Waits until every rank has come to the store.
+void AwaitPeers(c10d::Store& store, const CollectiveOptions& options) {
+  const auto key = [](int rank) { return "joined/" + std::to_string(rank); };
+  store.set(key(options.rank), std::vector<uint8_t>{1});
+  for (int rank = 0; rank < options.world_size; ++rank) AwaitKey(store, key(rank), options);
+}
+
 c10::intrusive_ptr<c10d::Backend> MakeGloo(const c10::intrusive_ptr<c10d::Store>& store, const std::string& rendezvous,
                                            const CollectiveOptions& options) {
   const Address address = SplitAddress(rendezvous);
   const std::string host = address.host == kLoopback    ? kLoopback
                            : options.local_host.empty() ? LocalAddressTowards(address)
                                                         : options.local_host;
-  auto gloo = c10d::ProcessGroupGloo::Options::create(options.timeout);
+  // All are there: to connect takes no longer than the network does.
+  constexpr std::chrono::seconds kConnect(20);
+  auto gloo = c10d::ProcessGroupGloo::Options::create(kConnect);
   gloo->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(host)};
   gloo->threads = 1;
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, gloo);
+  auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, gloo);
+  group->setTimeout(options.timeout);
+  return group;
 }
 
-NoticeBoard BoardOver(const c10::intrusive_ptr<c10d::Store>& store) {
+NoticeBoard BoardOver(const c10::intrusive_ptr<c10d::Store>& store, const CollectiveOptions& options) {
   return {.set = [store](const std::string& key, const std::string& text) { store->set(key, text); },
-          .get = [store](const std::string& key) { return store->get_to_str(key); }};
+          .get =
+              [store, options](const std::string& key) {
+                AwaitKey(*store, key, options);
+                return store->get_to_str(key);
+              }};
 }
 
 // What a waiting caller, the finished call and Abort share.
@@ -130,12 +204,15 @@ struct Completion {
 class C10dCollective : public Collective {
  public:
   C10dCollective(std::shared_ptr<Rendezvous> rendezvous, c10::intrusive_ptr<c10d::Backend> backend,
-                 const CollectiveOptions& options)
-      : rendezvous_(std::move(rendezvous)), backend_(std::move(backend)), options_(options) {}
+                 Connections connections, const CollectiveOptions& options)
+      : rendezvous_(std::move(rendezvous)),
+        backend_(std::move(backend)),
+        connections_(std::move(connections)),
+        options_(options) {}
 
   ~C10dCollective() override {
-    // A group that was aborted in the middle of a call may block its destructor until the timeout.
-    if (broken_) new c10::intrusive_ptr<c10d::Backend>(std::move(backend_));
+    // A call that failed on the way to one peer may still wait for another.
+    if (broken_) Disconnect();
   }
 
   int rank() const override { return options_.rank; }
@@ -172,10 +249,18 @@ class C10dCollective : public Collective {
       completion_->aborted = true;
     }
     completion_->changed.notify_all();
-    if (options_.device.is_cuda()) backend_->abort();
+    Disconnect();
   }
 
  private:
+  void Disconnect() {
+    if (options_.device.is_cuda()) {
+      backend_->abort();
+    } else {
+      connections_.ShutDown();
+    }
+  }
+
   template <typename Start>
   void Run(const char* what, Start start) {
     ThrowIfAborted(what);
@@ -197,7 +282,7 @@ class C10dCollective : public Collective {
     ThrowIfAborted(what);
   }
 
-  // Gloo has no way to interrupt a call: only the wait for it is.
+  // Gloo calls run on a thread of the group's: the wait for it is interrupted before the call itself has failed.
   void WaitOrAbort(c10d::Work& work) {
     completion_->done = false;
     work.getFuture()->addCallback([completion = completion_](c10::ivalue::Future&) {
@@ -226,6 +311,7 @@ class C10dCollective : public Collective {
 
   const std::shared_ptr<Rendezvous> rendezvous_;  // rank 0 serves the store for as long as the group lives
   c10::intrusive_ptr<c10d::Backend> backend_;
+  const Connections connections_;
   const CollectiveOptions options_;
   const std::shared_ptr<Completion> completion_ = std::make_shared<Completion>();
   bool broken_ = false;
@@ -268,16 +354,19 @@ std::unique_ptr<Collective> MakeCollective(std::shared_ptr<Rendezvous> rendezvou
   const auto& tcp = dynamic_cast<TcpRendezvous&>(*rendezvous);
   const c10::intrusive_ptr<c10d::Store> store = tcp.store();
   try {
-    store->setTimeout(options.timeout);
+    store->setTimeout(options.meeting_timeout);
+    AwaitPeers(*store, options);
     c10::intrusive_ptr<c10d::Backend> backend;
+    Connections connections;
     if (options.device.is_cuda()) {
       LoadMakeNccl()(&backend, &store, options);
-    } else if (auto group = MakeSharedMemoryCollective(BoardOver(store), options)) {
+    } else if (auto group = MakeSharedMemoryCollective(BoardOver(store, options), options)) {
       return group;
     } else {
       backend = MakeGloo(store, tcp.address(), options);
     }
-    return std::make_unique<C10dCollective>(std::move(rendezvous), std::move(backend), options);
+    connections.Close();
+    return std::make_unique<C10dCollective>(std::move(rendezvous), std::move(backend), std::move(connections), options);
   } catch (const CollectiveError&) {
     throw;
   } catch (const std::exception& error) {

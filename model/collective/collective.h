@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -36,9 +37,9 @@ class Collective {
   // Returns once every rank has called it.
   virtual void Barrier() = 0;
 
-  // Makes a blocked call, and every later one, throw CollectiveError. Any thread; returns soon. The peers are not told.
-  // For a process that is about to leave: what the network still holds is not waited for, and is freed by the process's
-  // end.
+  // Makes a blocked call, and every later one, throw CollectiveError. Any thread; returns soon. Connections to the
+  // peers are closed, so that calls of theirs that wait for this rank fail too. The group can only be destroyed then,
+  // which waits until nothing works on the tensors any more: a new group of the same process may use them again.
   virtual void Abort() = 0;
 };
 
@@ -66,7 +67,9 @@ struct CollectiveOptions {
   at::Device device = at::kCPU;  // CPU: shared memory on one machine, else Gloo; CUDA: NCCL, one rank a GPU
   bool shared_memory = true;     // false, on any rank: Gloo for all
   std::string local_host;        // peers reach this rank there; empty: found from the route to the store
-  std::chrono::milliseconds timeout = std::chrono::seconds(60);  // of every call, the meeting included
+  std::chrono::milliseconds timeout = std::chrono::seconds(60);          // of every call
+  std::chrono::milliseconds meeting_timeout = std::chrono::seconds(60);  // for all ranks to arrive
+  std::function<bool()> interrupted;  // looked at while ranks are awaited; true: give up. May be empty
 };
 
 // Meets all ranks; blocks until they are there. Throws CollectiveError, also when the device's backend is not in this

@@ -133,7 +133,10 @@ class SharedMemoryCollective : public Collective {
     Run("barrier", [&] { Synchronise(); });
   }
 
-  void Abort() override { barrier_.Abort(); }
+  void Abort() override {
+    barrier_.Abort();
+    barrier_.Leave();  // calls of the peers that wait for this rank fail too
+  }
 
  private:
   template <typename Body>

@@ -1,12 +1,17 @@
 #include "model/train/optimizer.h"
 
 #include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "model/train/sweeps.h"
 
@@ -21,6 +26,31 @@ void ForElementType(const at::Tensor& values, Sweep sweep) {
   } else {
     sweep(float());
   }
+}
+
+// Elements copied and swept at a time: parameters, gradients and two tensors of state of that many fit a first-level
+// cache.
+constexpr int64_t kChunk = 1024;
+
+// The memory that `live` and its views refer to, in a tensor of its own; they go on referring to it.
+at::Tensor Detach(at::Tensor& live) {
+  c10::StorageImpl* storage = live.storage().unsafeGetStorageImpl();
+  void* data = storage->mutable_data();
+  c10::DataPtr owner = storage->set_data_ptr(c10::DataPtr(data, live.device()));
+  c10::Storage memory(c10::Storage::use_byte_size_t(), storage->nbytes(), std::move(owner), nullptr, false);
+  at::Tensor present = at::empty({0}, live.options());
+  return present.set_(memory, live.storage_offset(), live.sizes(), live.strides());
+}
+
+// Lets `live` and its views refer to the memory of `memory`, and keeps that alive for as long as they do.
+void Attach(at::Tensor& live, const at::Tensor& memory) {
+  auto* reference = new at::Tensor(memory);
+  live.storage().unsafeGetStorageImpl()->set_data_ptr(c10::DataPtr(
+      memory.data_ptr(), reference, [](void* context) { delete static_cast<at::Tensor*>(context); }, live.device()));
+}
+
+bool IsHeldElsewhere(const at::Tensor& tensor, size_t own_references) {
+  return tensor.storage().use_count() > own_references || tensor.use_count() > own_references;
 }
 
 class Adam : public Optimizer {
@@ -43,10 +73,12 @@ class Adam : public Optimizer {
                                  gradient_scale,
                                  1 - std::pow(options_.beta1, step),
                                  1 - std::pow(options_.beta2, step)};
-    ForElementType(values, [&](auto tag) {
-      using T = decltype(tag);
-      AdamSweep(values.data_ptr<T>(), gradients.data_ptr<T>(), mean_.data_ptr<T>(), square_.data_ptr<T>(),
-                values.numel(), factors);
+    Cover(values, [&](int64_t first, int64_t count) {
+      ForElementType(values, [&](auto tag) {
+        using T = decltype(tag);
+        AdamSweep(values.data_ptr<T>() + first, gradients.data_ptr<T>() + first, mean_.data_ptr<T>() + first,
+                  square_.data_ptr<T>() + first, count, factors);
+      });
     });
   }
 
@@ -55,6 +87,7 @@ class Adam : public Optimizer {
 
  protected:
   void set_steps(int64_t steps) override { steps_ = steps; }
+  std::vector<at::Tensor*> StateTensors() override { return {&mean_, &square_}; }
 
  private:
   void StepOnDevice(at::Tensor& values, at::Tensor& gradients, double learning_rate, double gradient_scale) {
@@ -84,10 +117,12 @@ class Sgd : public Optimizer {
       return;
     }
     const SgdFactors factors = {learning_rate, options_.momentum, options_.weight_decay, gradient_scale};
-    ForElementType(values, [&](auto tag) {
-      using T = decltype(tag);
-      T* buffer = buffer_.defined() ? buffer_.data_ptr<T>() : nullptr;
-      SgdSweep(values.data_ptr<T>(), gradients.data_ptr<T>(), buffer, values.numel(), factors);
+    Cover(values, [&](int64_t first, int64_t count) {
+      ForElementType(values, [&](auto tag) {
+        using T = decltype(tag);
+        T* buffer = buffer_.defined() ? buffer_.data_ptr<T>() + first : nullptr;
+        SgdSweep(values.data_ptr<T>() + first, gradients.data_ptr<T>() + first, buffer, count, factors);
+      });
     });
   }
 
@@ -99,6 +134,10 @@ class Sgd : public Optimizer {
 
  protected:
   void set_steps(int64_t steps) override { steps_ = steps; }
+  std::vector<at::Tensor*> StateTensors() override {
+    if (!buffer_.defined()) return {};
+    return {&buffer_};
+  }
 
  private:
   void StepOnDevice(at::Tensor& values, at::Tensor& gradients, double learning_rate, double gradient_scale) {
@@ -114,6 +153,76 @@ class Sgd : public Optimizer {
 };
 
 }  // namespace
+
+template <typename Sweep>
+void Optimizer::Cover(at::Tensor& values, const Sweep& sweep) {
+  const int64_t n = values.numel();
+  if (!frozen_) {
+    sweep(0, n);
+    return;
+  }
+  frozen_ = false;
+  const std::vector<at::Tensor> before = Exchange(values, TakeSpare(values));
+  std::vector<at::Tensor> after = {values};
+  for (const at::Tensor* tensor : StateTensors()) after.push_back(*tensor);
+  const size_t bytes = values.element_size();
+  for (int64_t first = 0; first < n; first += kChunk) {
+    const int64_t count = std::min(kChunk, n - first);
+    for (size_t i = 0; i < after.size(); ++i) {
+      const size_t offset = static_cast<size_t>(first) * bytes;
+      std::memcpy(static_cast<char*>(after[i].data_ptr()) + offset,
+                  static_cast<const char*>(before[i].const_data_ptr()) + offset, static_cast<size_t>(count) * bytes);
+    }
+    sweep(first, count);
+  }
+}
+
+std::vector<at::Tensor> Optimizer::TakeSpare(const at::Tensor& values) {
+  std::vector<at::Tensor> spare = std::exchange(spare_, {});
+  const bool free = !spare.empty() && std::none_of(spare.begin(), spare.end(),
+                                                   [](const at::Tensor& tensor) { return IsHeldElsewhere(tensor, 1); });
+  if (free) return spare;
+  spare = {at::empty_like(values)};
+  for (const at::Tensor* tensor : StateTensors()) spare.push_back(at::empty_like(*tensor));
+  return spare;
+}
+
+std::vector<at::Tensor> Optimizer::Exchange(at::Tensor& values, std::vector<at::Tensor> next) {
+  std::vector<at::Tensor> before = {present_};
+  Attach(values, next[0]);
+  present_ = next[0];
+  const std::vector<at::Tensor*> state = StateTensors();
+  for (size_t i = 0; i < state.size(); ++i) before.push_back(std::exchange(*state[i], next[i + 1]));
+  spare_ = before;
+  return before;
+}
+
+FrozenState Optimizer::Freeze(at::Tensor& values) {
+  FrozenState frozen;
+  if (!values.is_cpu()) {
+    const auto copy = [](const at::Tensor& tensor) { return tensor.to(at::kCPU, tensor.scalar_type(), false, true); };
+    frozen.values = copy(values);
+    for (const NamedTensor& named : State()) frozen.optimizer.push_back({named.name, copy(named.tensor)});
+    return frozen;
+  }
+  if (!present_.defined()) {
+    present_ = Detach(values);
+    Attach(values, present_);
+  }
+  frozen_ = true;
+  frozen.values = present_;
+  frozen.optimizer = State();
+  return frozen;
+}
+
+void Optimizer::Thaw(at::Tensor& values) {
+  if (!frozen_) return;
+  frozen_ = false;
+  const std::vector<at::Tensor> before = Exchange(values, TakeSpare(values));
+  values.copy_(before[0]);
+  const std::vector<at::Tensor*> state = StateTensors();
+  for (size_t i = 0; i < state.size(); ++i) state[i]->copy_(before[i + 1]);
+}
 
 void Optimizer::Restore(const std::vector<NamedTensor>& state, int64_t steps) {
   for (NamedTensor& mine : std::vector<NamedTensor>(State())) {

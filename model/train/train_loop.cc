@@ -1,6 +1,7 @@
 #include "model/train/train_loop.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -79,23 +80,38 @@ std::string Condition::Text() const {
 
 TrainLoop::TrainLoop(TrainConfig config, Parts parts)
     : config_(std::move(config)),
-      parts_(parts),
-      my_rows_(ShareOf(config_.batch_size, parts.collective.rank(), parts.collective.world_size())),
+      task_(parts.task),
+      engine_(parts.engine),
+      parameters_(parts.parameters),
+      collective_(&parts.collective),
+      observer_(&parts.observer),
       optimizer_(MakeOptimizer(config_.optimizer, parts.parameters.values())) {
-  const int world_size = parts_.collective.world_size();
+  Join();
+  if (config_.stop_when) RequireFigure(*config_.stop_when, "eval.stop_when");
+  if (!config_.curriculum.lengths.empty()) RequireFigure(config_.curriculum.advance_when, "curriculum.advance_when");
+}
+
+void TrainLoop::Join() {
+  const int world_size = collective_->world_size();
   if (config_.batch_size < world_size) {
     throw std::invalid_argument("train.batch_size: must be at least the number of replicas, " +
                                 std::to_string(world_size) + ", got " + std::to_string(config_.batch_size));
   }
-  if (config_.stop_when) RequireFigure(*config_.stop_when, "eval.stop_when");
-  if (!config_.curriculum.lengths.empty()) RequireFigure(config_.curriculum.advance_when, "curriculum.advance_when");
+  my_rows_ = ShareOf(config_.batch_size, collective_->rank(), world_size);
   if (world_size > 1)
-    exchange_ = at::empty({parts_.parameters.count() + kSummed + world_size}, parts_.parameters.values().options());
+    exchange_ = at::empty({parameters_.count() + kSummed + world_size}, parameters_.values().options());
+}
+
+void TrainLoop::Rejoin(Collective& collective, TrainObserver& observer) {
+  collective_ = &collective;
+  observer_ = &observer;
+  stop_requested_ = false;
+  Join();
 }
 
 void TrainLoop::RequireFigure(const Condition& condition, const char* field) const {
   std::string known;
-  for (const Figure& figure : parts_.task.Figures(PassSums())) {
+  for (const Figure& figure : task_.Figures(PassSums())) {
     if (figure.name == condition.metric) return;
     known += (known.empty() ? "" : ", ") + figure.name;
   }
@@ -109,39 +125,127 @@ void TrainLoop::Restore(const TrainState& state, const std::vector<NamedTensor>&
 }
 
 std::string TrainLoop::Run() {
-  SynchroniseParameters();
-  if (!state_.stop_reason.empty()) return state_.stop_reason;
+  Agree();
   try {
-    if (state_.step == 0 && config_.checkpoint_initial) parts_.observer.OnCheckpoint(state_);
-    while (state_.step < config_.steps) {
+    if (state_.step == 0 && config_.checkpoint_initial) observer_->OnCheckpoint(state_);
+    while (true) {
+      Settle();
+      if (!state_.stop_reason.empty()) return state_.stop_reason;
+      if (state_.step >= config_.steps) return "steps";
       if (stop_requested_) return "";
-      parts_.observer.OnStep(Step());
-      const bool last = state_.step == config_.steps;
-      if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
-      if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
-      const bool ended = !state_.stop_reason.empty();
-      if (ended || Due(state_.step, config_.checkpoint_every)) parts_.observer.OnCheckpoint(state_);
-      if (ended) return state_.stop_reason;
+      observer_->OnStep(Step());
     }
   } catch (const Stopped&) {
     return "";
   }
-  return "steps";
 }
 
-// Initial values come from the same numbers everywhere, checkpoints are the same file: this makes it certain, and
-// connects the ranks before the first step is timed.
-void TrainLoop::SynchroniseParameters() {
-  if (parts_.collective.world_size() > 1) parts_.collective.Broadcast(parts_.parameters.values(), 0);
+// Does what the present step owes. A state from memory owes the checkpoint until the next step: it may not have reached
+// the disk when its writer was killed.
+void TrainLoop::Settle() {
+  const bool last = state_.step == config_.steps;
+  if (!state_.evaluated) {
+    if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
+    state_.evaluated = true;
+  }
+  if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
+  if (state_.saved) return;
+  if (state_.stop_reason.empty() && !Due(state_.step, config_.checkpoint_every)) return;
+  observer_->OnActivity(Activity::kCheckpoint);
+  TrainState saved = state_;
+  saved.saved = true;
+  observer_->OnCheckpoint(saved);
+}
+
+namespace {
+
+// A state as numbers that travel in one tensor; the text of stop_reason behind them, a byte in each.
+std::vector<double> PackState(const TrainState& state) {
+  std::vector<double> packed = {static_cast<double>(state.step),
+                                static_cast<double>(state.optimizer_steps),
+                                static_cast<double>(state.skipped_steps),
+                                static_cast<double>(state.nonfinite_in_a_row),
+                                static_cast<double>(state.curriculum_stage),
+                                state.eval_loss ? 1.0 : 0.0,
+                                state.eval_loss.value_or(0),
+                                state.evaluated ? 1.0 : 0.0,
+                                state.saved ? 1.0 : 0.0};
+  for (const char byte : state.stop_reason) packed.push_back(static_cast<unsigned char>(byte));
+  return packed;
+}
+
+TrainState UnpackState(const double* packed, int64_t size) {
+  TrainState state;
+  state.step = std::llround(packed[0]);
+  state.optimizer_steps = std::llround(packed[1]);
+  state.skipped_steps = std::llround(packed[2]);
+  state.nonfinite_in_a_row = std::llround(packed[3]);
+  state.curriculum_stage = std::llround(packed[4]);
+  if (packed[5] != 0) state.eval_loss = packed[6];
+  state.evaluated = packed[7] != 0;
+  state.saved = packed[8] != 0;
+  for (int64_t i = 9; i < size; ++i) state.stop_reason += static_cast<char>(packed[i]);
+  return state;
+}
+
+}  // namespace
+
+// Initial values come from the same numbers everywhere, checkpoints are the same file: the broadcast of the parameters
+// makes it certain, and connects the ranks before the first step is timed. Ranks that differ, or have nothing, get all
+// of the state of the rank that is furthest; a rank was perhaps interrupted between the sum of the gradients and the
+// update, or between an evaluation and what follows from it.
+void TrainLoop::Agree() {
+  const int world_size = collective_->world_size();
+  const double mine = holds_state_ ? 2.0 * static_cast<double>(state_.step) + (state_.evaluated ? 1 : 0) : -1;
+  int root = 0;
+  bool same = true;
+  if (world_size > 1) {
+    at::Tensor host = at::zeros({world_size}, at::kDouble);
+    host.data_ptr<double>()[collective_->rank()] = mine;
+    at::Tensor shared = host.to(parameters_.values().device());
+    collective_->AllReduceSum(shared);
+    host.copy_(shared);
+    const double* progress = host.data_ptr<double>();
+    root = static_cast<int>(std::max_element(progress, progress + world_size) - progress);
+    same = std::all_of(progress, progress + world_size, [&](double other) { return other == progress[root]; });
+    if (progress[root] < 0) throw StateLostError("no rank holds the job's state any more");
+    // From here on what is behind is written over; should the group break in the middle, it is nothing any more.
+    if (mine < progress[root]) holds_state_ = false;
+    optimizer_->Thaw(parameters_.values());
+    collective_->Broadcast(parameters_.values(), root);
+    if (!same) TakeStateFrom(root);
+  } else if (mine < 0) {
+    throw StateLostError("this rank does not hold the job's state");
+  }
+  holds_state_ = agreed_ = true;
+  observer_->OnAgreed(state_, root);
+}
+
+void TrainLoop::TakeStateFrom(int root) {
+  const at::Device device = parameters_.values().device();
+  const bool giver = collective_->rank() == root;
+  const std::vector<double> packed = PackState(state_);
+  at::Tensor size = at::full({1}, static_cast<double>(packed.size()), at::kDouble).to(device);
+  collective_->Broadcast(size, root);
+  at::Tensor host = at::zeros({std::llround(size.item<double>())}, at::kDouble);
+  if (giver) std::copy(packed.begin(), packed.end(), host.data_ptr<double>());
+  at::Tensor shared = host.to(device);
+  collective_->Broadcast(shared, root);
+  host.copy_(shared);
+  std::vector<NamedTensor> optimizer = optimizer_->State();
+  for (NamedTensor& named : optimizer) collective_->Broadcast(named.tensor, root);
+  if (giver) return;
+  state_ = UnpackState(host.data_ptr<double>(), host.numel());
+  optimizer_->Restore(optimizer, state_.optimizer_steps);
 }
 
 int64_t TrainLoop::TrainingLength() const {
-  if (config_.curriculum.lengths.empty()) return parts_.task.length();
+  if (config_.curriculum.lengths.empty()) return task_.length();
   return config_.curriculum.lengths.at(static_cast<size_t>(state_.curriculum_stage));
 }
 
 Batch TrainLoop::OnDevice(Batch batch) const {
-  const at::Tensor& values = parts_.parameters.values();
+  const at::Tensor& values = parameters_.values();
   if (values.is_cuda()) {
     batch.inputs = batch.inputs.to(values.device());
     batch.targets = batch.targets.to(values.device());
@@ -154,29 +258,40 @@ Batch TrainLoop::OnDevice(Batch batch) const {
   return batch;
 }
 
+void TrainLoop::AllReduce(at::Tensor& tensor, Activity then) {
+  observer_->OnActivity(Activity::kCollective);
+  collective_->AllReduceSum(tensor);
+  observer_->OnActivity(then);
+}
+
 StepReport TrainLoop::Step() {
+  observer_->OnActivity(Activity::kStep);
   StepReport report;
   report.step = state_.step + 1;
   report.length = TrainingLength();
   report.rows = config_.batch_size;
-  const Batch batch = OnDevice(parts_.task.TrainingBatch(report.step, report.length, my_rows_));
-  const int64_t loss_count = parts_.task.TrainingLossCount(report.step, report.length, config_.batch_size);
-  at::Tensor& gradients = parts_.parameters.gradients();
+  const Batch batch = OnDevice(task_.TrainingBatch(report.step, report.length, my_rows_));
+  const int64_t loss_count = task_.TrainingLossCount(report.step, report.length, config_.batch_size);
+  at::Tensor& gradients = parameters_.gradients();
   gradients.zero_();
-  const PassSums sums = ReduceGradients(parts_.engine.ForwardBackward(batch, 1.0 / static_cast<double>(loss_count)));
+  const PassSums sums = ReduceGradients(engine_.ForwardBackward(batch, 1.0 / static_cast<double>(loss_count)));
 
   report.gradient_norm = GradientNorm(gradients);
+  // On a GPU a call that was aborted on its way shows only now that the device has been waited for: what it left is no
+  // sum.
+  if (gradients.is_cuda() && collective_->world_size() > 1 && stop_requested_) throw Stopped();
   report.learning_rate = config_.learning_rate * config_.schedule.Factor(report.step, config_.steps);
   report.skipped = !std::isfinite(report.gradient_norm);
   state_.step = report.step;
+  state_.evaluated = state_.saved = false;
   CountNonfinite(report.gradient_norm);
   if (!report.skipped) {
     // As torch.nn.utils.clip_grad_norm_.
     const double scale = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (report.gradient_norm + 1e-6)) : 1.0;
-    optimizer_->Step(parts_.parameters.values(), gradients, report.learning_rate, scale);
+    optimizer_->Step(parameters_.values(), gradients, report.learning_rate, scale);
     state_.optimizer_steps = optimizer_->steps();
   }
-  report.figures = parts_.task.Figures(sums);
+  report.figures = task_.Figures(sums);
   report.max_hidden_norm = sums.max_hidden_norm;
   report.guarded_fraction =
       static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * batch.steps());
@@ -198,53 +313,54 @@ void TrainLoop::CountNonfinite(double norm) {
 }
 
 PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
-  const int world_size = parts_.collective.world_size();
+  const int world_size = collective_->world_size();
   if (world_size == 1) return mine;
-  at::Tensor& gradients = parts_.parameters.gradients();
+  at::Tensor& gradients = parameters_.gradients();
   const int64_t n = gradients.numel();
-  const std::vector<double> packed = Pack(mine, parts_.collective.rank(), world_size);
+  const std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
   at::Tensor tail = exchange_.narrow(0, n, kSummed + world_size);
   at::Tensor head = exchange_.narrow(0, 0, n);
   head.copy_(gradients);
   at::Tensor host = at::empty({kSummed + world_size}, at::kDouble);
   std::copy(packed.begin(), packed.end(), host.data_ptr<double>());
   tail.copy_(host);
-  parts_.collective.AllReduceSum(exchange_);
+  AllReduce(exchange_, Activity::kStep);
   gradients.copy_(head);
   host.copy_(tail);
   return Unpack(host.data_ptr<double>(), world_size);
 }
 
 PassSums TrainLoop::ReduceSums(const PassSums& mine) {
-  const int world_size = parts_.collective.world_size();
+  const int world_size = collective_->world_size();
   if (world_size == 1) return mine;
-  const std::vector<double> packed = Pack(mine, parts_.collective.rank(), world_size);
+  const std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
   at::Tensor host = at::empty({kSummed + world_size}, at::kDouble);
   std::copy(packed.begin(), packed.end(), host.data_ptr<double>());
-  at::Tensor shared = host.to(parts_.parameters.values().device());
-  parts_.collective.AllReduceSum(shared);
+  at::Tensor shared = host.to(parameters_.values().device());
+  AllReduce(shared, Activity::kEvaluation);
   host.copy_(shared);
   return Unpack(host.data_ptr<double>(), world_size);
 }
 
 EvalReport TrainLoop::EvaluateAt(int64_t length) {
-  const RowRange mine = ShareOf(parts_.task.EvaluationRows(config_.eval_sequences), parts_.collective.rank(),
-                                parts_.collective.world_size());
+  const RowRange mine =
+      ShareOf(task_.EvaluationRows(config_.eval_sequences), collective_->rank(), collective_->world_size());
+  observer_->OnActivity(Activity::kEvaluation);
   PassSums sums;
   for (int64_t done = 0; done < mine.count; done += my_rows_.count) {
     if (stop_requested_) throw Stopped();
     const RowRange rows = {mine.first + done, std::min(my_rows_.count, mine.count - done)};
-    sums += parts_.engine.Evaluate(OnDevice(parts_.task.EvaluationBatch(length, rows)));
+    sums += engine_.Evaluate(OnDevice(task_.EvaluationBatch(length, rows)));
   }
   sums = ReduceSums(sums);
-  EvalReport report = {state_.step, length, parts_.task.Figures(sums), sums.max_hidden_norm};
-  parts_.observer.OnEval(report);
+  EvalReport report = {state_.step, length, task_.Figures(sums), sums.max_hidden_norm};
+  observer_->OnEval(report);
   return report;
 }
 
 void TrainLoop::EvaluateAll() {
   std::vector<int64_t> lengths = config_.eval_lengths;
-  if (lengths.empty() || parts_.task.length() == 0) lengths = {parts_.task.length()};
+  if (lengths.empty() || task_.length() == 0) lengths = {task_.length()};
   std::optional<EvalReport> at_training_length;
   for (size_t i = 0; i < lengths.size(); ++i) {
     const EvalReport report = EvaluateAt(lengths[i]);

@@ -22,6 +22,11 @@ class PermanentError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// No rank of a run that shall go on from memory has the state.
+class StateLostError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 // Where training is: with the parameters, the optimiser's tensors and the configuration, all that the next step depends
 // on. The data's position needs nothing more: data are a function of the step.
 struct TrainState {
@@ -32,7 +37,14 @@ struct TrainState {
   int64_t curriculum_stage = 0;     // index of its lengths
   std::optional<double> eval_loss;  // last evaluation at the first of eval_lengths
   std::string stop_reason;          // not empty: training has ended, and why
+  // What `step` owes: false until the evaluation, or the checkpoint, that is due after it has been done. A state in a
+  // checkpoint owes nothing.
+  bool evaluated = true;
+  bool saved = true;
 };
+
+// What the training thread is at.
+enum class Activity { kStep, kCollective, kEvaluation, kCheckpoint };
 
 // One step as all ranks together did it.
 struct StepReport {
@@ -64,6 +76,11 @@ class TrainObserver {
   virtual void OnEval(const EvalReport& report) = 0;
   // Parameters and optimiser are between two steps; they may be read until this returns. Called on every rank.
   virtual void OnCheckpoint(const TrainState& state) = 0;
+  // From now on, until the next call. A step and an evaluation are left for each collective call and come back after
+  // it.
+  virtual void OnActivity(Activity) {}
+  // All ranks are at `state`, whose parameters and optimiser came from `source_rank` if any rank had to be given them.
+  virtual void OnAgreed(const TrainState&, int /*source_rank*/) {}
 };
 
 // Trains one network with the ranks of a Collective. All ranks construct and run it with the same configuration; all of
@@ -87,21 +104,40 @@ class TrainLoop {
   // Optimizer::Restore does.
   void Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state);
 
+  // Before Run, on a rank that has neither a checkpoint nor a memory of the job: it takes what a peer has.
+  void TakeStateFromPeers() { holds_state_ = false; }
+
+  // After Run has returned "" or thrown CollectiveError: makes the loop go on with another group, perhaps of another
+  // size, and tell another observer. Nothing is forgotten; Run goes on from the newest state among the ranks.
+  void Rejoin(Collective& collective, TrainObserver& observer);
+
+  // This rank has a state that all ranks had agreed on, or has trained on from one.
+  bool holds_state() const { return agreed_ && holds_state_; }
+
   // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200") or
-  // RequestStop (""), and returns that reason. Throws PermanentError after max_nonfinite_steps in a row,
-  // CollectiveError, and what engine and observer throw.
+  // RequestStop (""), and returns that reason. First the ranks agree: the newest state among them is given to all.
+  // Equal steps are equal bits: every rank applies the same sum of gradients. Throws PermanentError after
+  // max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer throw.
   std::string Run();
 
   // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
   // other means. Any thread; safe in a signal handler.
+  // Rejoin takes it back.
   void RequestStop() { stop_requested_ = true; }
 
   const TrainState& state() const { return state_; }
   const Optimizer& optimizer() const { return *optimizer_; }
+  // Parameters and optimiser as they are, to read at leisure. Between two steps: in OnCheckpoint. See
+  // Optimizer::Freeze.
+  FrozenState Freeze() { return optimizer_->Freeze(parameters_.values()); }
 
  private:
   int64_t TrainingLength() const;
-  void SynchroniseParameters();
+  void Join();
+  void Agree();
+  void TakeStateFrom(int root);
+  void Settle();
+  void AllReduce(at::Tensor& tensor, Activity then);
   StepReport Step();
   PassSums ReduceGradients(const PassSums& mine);
   PassSums ReduceSums(const PassSums& mine);
@@ -113,11 +149,17 @@ class TrainLoop {
   void RequireFigure(const Condition& condition, const char* field) const;
 
   const TrainConfig config_;
-  const Parts parts_;
-  const RowRange my_rows_;  // of the global batch
+  const Task& task_;
+  Engine& engine_;
+  ParameterSet& parameters_;
+  Collective* collective_;
+  TrainObserver* observer_;
+  RowRange my_rows_;  // of the global batch
   const std::unique_ptr<Optimizer> optimizer_;
   at::Tensor exchange_;  // gradients and sums of one step, for one all-reduce; undefined for one rank
   TrainState state_;
+  bool holds_state_ = true;
+  bool agreed_ = false;
   std::atomic<bool> stop_requested_ = false;
 };
 

@@ -11,11 +11,19 @@ namespace {
 
 constexpr absl::Duration kRetry = absl::Seconds(1);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(30);
+constexpr int64_t kTriesFromMemory = 3;
 
 // Before restart `number` (from 1): none, then 1 s, 2 s, 4 s … 30 s.
 absl::Duration BackoffBefore(int64_t number) {
   if (number <= 1) return absl::ZeroDuration();
   return std::min(kLongestBackoff, absl::Seconds(int64_t{1} << std::min<int64_t>(number - 2, 10)));
+}
+
+// Attempts at the end of the job's history that did not train a step.
+int64_t FruitlessInARow(const v1::Job& job) {
+  int64_t count = 0;
+  for (auto it = job.attempts().rbegin(); it != job.attempts().rend() && !it->has_first_step_time(); ++it) ++count;
+  return count;
 }
 
 std::string Plural(int64_t count, absl::string_view noun) {
@@ -91,7 +99,12 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   if (entry.resume.has_value()) {
     attempt.set_recovery_source(entry.resume->name());
     attempt.set_start_step(entry.resume->step());
+  } else if (entry.from_memory) {
+    // The step is that of the last report until the ranks have agreed.
+    attempt.set_recovery_source(kMemorySource);
+    attempt.set_start_step(job.step());
   }
+  if (entry.recovery.has_value()) *attempt.mutable_recovery() = PlacedRecovery(entry);
   attempt.set_last_step(attempt.start_step());
   ActiveAttempt active;
   std::set<WorkerId> hosts;
@@ -106,20 +119,25 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   }
   active.worker_count = static_cast<int>(hosts.size());
   active.resume = entry.resume;
+  active.from_memory = entry.from_memory;
+  if (entry.recovery.has_value()) active.milestone = clock_->Monotonic();
+  active.start_deadline = clock_->Monotonic() + options_.start_deadline;
   active.earlier_skipped = job.skipped_steps();
   const bool first = job.attempt_count() == 0;
   if (first) *job.mutable_start_time() = ToProto(now);
   job.set_attempt_count(attempt.number());
   job.set_step(attempt.start_step());
   job.set_state(v1::JOB_STATE_STARTING);
-  job.set_state_reason(
-      absl::StrCat("attempt ", attempt.number(), " starts on ", Plural(attempt.placements_size(), "slot"), " of ",
-                   Plural(active.worker_count, "worker"),
-                   entry.resume.has_value() ? absl::StrCat(", from step ", attempt.start_step()) : ""));
+  job.set_state_reason(absl::StrCat("attempt ", attempt.number(), " starts on ",
+                                    Plural(attempt.placements_size(), "slot"), " of ",
+                                    Plural(active.worker_count, "worker"),
+                                    entry.from_memory          ? ", from the memory of the ranks that survived"
+                                    : entry.resume.has_value() ? absl::StrCat(", from step ", attempt.start_step())
+                                                               : ""));
   const int64_t number = attempt.number();
   // First: were only the attempt stored, figures of the old branch could still be shown behind it.
   SAB_RETURN_IF_ERROR(
-      metric_store_->BeginAttempt(entry.id, number, entry.resume.has_value() ? attempt.start_step() : -1));
+      metric_store_->BeginAttempt(entry.id, number, attempt.recovery_source().empty() ? -1 : attempt.start_step()));
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   if (first) {
     metrics_->job_queue_seconds.Observe(absl::ToDoubleSeconds(now - FromProto(entry.record.job.create_time())));
@@ -131,6 +149,9 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   }
   for (const WorkerId& host : hosts) Bump(workers_.at(host));
   entry.active = std::move(active);
+  entry.recovery.reset();
+  start_deadlines_.insert({entry.active->start_deadline, entry.id});
+  NeedTick();
   return absl::OkStatus();
 }
 
@@ -177,25 +198,38 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
   v1::Job& job = next.job;
   CloseAttempt(next, fault.text);
   const int64_t allowed = job.spec().queue().max_restarts();
+  std::vector<RankPlacement> around = PlaceAroundSurvivors(entry);
+  // An attempt from memory that finds the memory gone is a part of the recovery that it was started for.
+  const bool free = fault.free || (entry.active->from_memory && around.empty() && !fault.permanent &&
+                                   !job.attempts(job.attempts_size() - 1).has_first_step_time());
   absl::Duration backoff;
-  if (fault.permanent || (!fault.free && next.restarts >= allowed)) {
+  if (fault.permanent || (!free && next.restarts >= allowed)) {
     job.set_state(v1::JOB_STATE_FAILED);
     *job.mutable_end_time() = ToProto(clock_->Now());
     job.set_failure(fault.text);
     job.set_state_reason(fault.permanent ? "a restart cannot mend this fault"
                                          : absl::StrCat("no restart is left of queue.max_restarts ", allowed));
   } else {
-    if (!fault.free) backoff = BackoffBefore(++next.restarts);
+    // Back-off is for what does not get anywhere: an attempt that trained was worth starting. A memory that would be given
+    // up by waiting is worth some tries.
+    const int64_t fruitless = FruitlessInARow(job);
+    if (!free) ++next.restarts;
+    const bool at_once = free || fruitless == 0 || (!around.empty() && fruitless <= kTriesFromMemory);
+    if (!at_once) backoff = BackoffBefore(std::min<int64_t>(next.restarts, fruitless + 1));
     job.set_state(v1::JOB_STATE_RECOVERING);
-    job.set_state_reason(
-        absl::StrCat(fault.text,
-                     fault.free ? "; starts again, which costs no restart"
-                                : absl::StrCat("; restart ", next.restarts, " of ", allowed),
-                     backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
+    job.set_state_reason(absl::StrCat(
+        fault.text,
+        free ? "; starts again, which costs no restart" : absl::StrCat("; restart ", next.restarts, " of ", allowed),
+        backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
   }
+  if (job.state() != v1::JOB_STATE_RECOVERING || backoff > absl::ZeroDuration()) around.clear();
+  std::vector<bool> kept;
+  for (const Rank& rank : entry.active->ranks) kept.push_back(IsAlive(rank));
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   metrics_->CountAttempt(fault.outcome);
+  BeginRecovery(entry, fault);
   ReleaseRanks(entry);
+  if (!around.empty() && ContinueFromMemory(entry, around, std::move(kept))) return absl::OkStatus();
   if (entry.record.job.state() == v1::JOB_STATE_RECOVERING) {
     entry.not_before = clock_->Monotonic() + backoff;
     Wait(entry);
@@ -233,6 +267,7 @@ void Coordinator::Progress(JobEntry& entry, Rank& rank, int64_t step) {
   JobRecord next = entry.record;
   v1::Attempt& started = *next.job.mutable_attempts(next.job.attempts_size() - 1);
   *started.mutable_first_step_time() = ToProto(clock_->Now());
+  CompleteRecovery(entry, started);
   if (job.state() == v1::JOB_STATE_STARTING) {
     next.job.set_state(v1::JOB_STATE_RUNNING);
     next.job.set_state_reason("");
@@ -264,7 +299,8 @@ void Coordinator::MarkLost(const WorkerId& worker) {
   for (const JobId& id : JobsOn(worker)) {
     EndAttempt(jobs_.at(id), {.text = absl::StrCat(worker.name(), " was not heard of for ",
                                                    absl::FormatDuration(options_.lease), " (its lease)"),
-                              .outcome = "lost"});
+                              .outcome = "lost",
+                              .age = options_.lease});
   }
 }
 

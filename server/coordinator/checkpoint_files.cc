@@ -6,6 +6,7 @@
 #include <zlib.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
@@ -78,6 +79,24 @@ absl::Status CheckpointFiles::RemoveCheckpoint(const CheckpointName& name) const
   fs::remove_all(UploadFolderOf(name), error);
   fs::remove_all(FolderOf(name), error);
   return error ? SystemError(FolderOf(name), error.value()) : absl::OkStatus();
+}
+
+std::vector<std::string> CheckpointFiles::RemoveLeftovers(const JobId& job, const std::set<std::string>& recorded,
+                                                          int64_t last_attempt) const {
+  std::vector<std::string> removed;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(CheckpointParent(checkpoint_dir_, job.name()), error)) {
+    // "000000000040-a3", ".000000000040-a3.tmp-77", ".000000000040-a3.upload"
+    const std::string name = entry.path().filename();
+    const size_t mark = name.find("-a");
+    const int64_t attempt = mark == std::string::npos ? 0 : std::atoll(name.c_str() + mark + 2);
+    if (attempt < 1 || attempt > last_attempt || recorded.contains(name)) continue;
+    if (name[0] != '.' && !VerifyCheckpoint(entry.path()).ok()) continue;
+    std::error_code failed;
+    fs::remove_all(entry.path(), failed);
+    if (!failed) removed.push_back(name);
+  }
+  return removed;
 }
 
 absl::Status CheckpointFiles::RemoveJob(const JobId& job) const {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -27,6 +29,11 @@ class CheckpointFiles {
   absl::Status Verify(const v1::Checkpoint& recorded) const;
 
   absl::Status RemoveCheckpoint(const CheckpointName& name) const;
+  // Removes what attempts up to `last_attempt` left in a job's folder: unfinished checkpoints, and finished ones that
+  // are not among `recorded` (ids) and are sound. A damaged one was recorded once and stays to be looked at. Returns
+  // the names.
+  std::vector<std::string> RemoveLeftovers(const JobId& job, const std::set<std::string>& recorded,
+                                           int64_t last_attempt) const;
   absl::Status RemoveJob(const JobId& job) const;
 
   // Receives one file of a checkpoint; what it wrote is removed unless Finish succeeds.

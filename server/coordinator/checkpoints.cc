@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
@@ -83,6 +84,9 @@ std::vector<std::string> Coordinator::Excess(const JobEntry& entry, const v1::Ch
   const auto keep_first = [&](int64_t count) {
     for (size_t i = 0; i < all.size() && static_cast<int64_t>(i) < count; ++i) kept.insert(all[i]->name());
   };
+  for (const v1::Checkpoint* checkpoint : all) {
+    if (spec.keep_every() > 0 && checkpoint->step() % spec.keep_every() == 0) kept.insert(checkpoint->name());
+  }
   // Names sort by step, then attempt.
   std::sort(all.begin(), all.end(), [](const auto* a, const auto* b) { return a->name() > b->name(); });
   keep_first(spec.keep_latest());
@@ -96,6 +100,37 @@ std::vector<std::string> Coordinator::Excess(const JobEntry& entry, const v1::Ch
     if (!kept.contains(checkpoint->name())) excess.push_back(checkpoint->name());
   }
   return excess;
+}
+
+absl::StatusOr<v1::Checkpoint> Coordinator::VerifyRecorded(const CheckpointName& name) {
+  SAB_ASSIGN_OR_RETURN(const v1::Checkpoint checkpoint, GetCheckpoint(name));
+  const absl::Status status = files_.Verify(checkpoint);
+  if (absl::IsDataLoss(status) || absl::IsNotFound(status)) {
+    return WithReason(absl::DataLossError(absl::StrCat(name.name(), ": ", status.message())), "CHECKPOINT_DAMAGED");
+  }
+  if (!status.ok()) return status;
+  return checkpoint;
+}
+
+// Nobody will ever ask for what attempts that have ended left without its having been recorded.
+bool Coordinator::CollectOne() {
+  JobId id;
+  std::set<std::string> recorded;
+  int64_t ended = 0;
+  {
+    MutexLock lock(&mutex_);
+    if (uncollected_.empty()) return false;
+    id = *uncollected_.begin();
+    uncollected_.erase(uncollected_.begin());
+    const auto it = jobs_.find(id);
+    if (it == jobs_.end()) return true;
+    for (const auto& [name, checkpoint] : it->second.checkpoints) recorded.insert(name);
+    const v1::Job& job = it->second.record.job;
+    ended = IsActive(job.state()) ? job.attempt_count() - 1 : job.attempt_count();
+  }
+  for (const std::string& left : files_.RemoveLeftovers(id, recorded, ended))
+    log::Info(absl::StrCat(id.name(), ": removed ", left, ", which an attempt left unrecorded"));
+  return true;
 }
 
 absl::StatusOr<std::vector<v1::Checkpoint>> Coordinator::ListCheckpoints(const JobId& job) {

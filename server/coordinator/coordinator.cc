@@ -76,6 +76,7 @@ absl::Status Coordinator::Load() {
       change.put_jobs.push_back(entry.record);
     }
     if (!IsFinal(job.state()) && !IsActive(job.state())) Wait(entry);
+    uncollected_.insert(id);
     metrics_->MoveJob(v1::JOB_STATE_UNSPECIFIED, job.state());
   }
   for (auto& [request, job] : state.requests) requests_.emplace(request, JobId(job));
@@ -103,6 +104,7 @@ void Coordinator::LoadActive(JobEntry& entry) {
   }
   active.worker_count = static_cast<int>(hosts.size());
   active.earlier_skipped = job.skipped_steps();
+  active.from_memory = absl::StartsWith(attempt.recovery_source(), kMemorySource);
   if (auto name = ParseCheckpointName(attempt.recovery_source()); name.ok()) {
     if (auto it = entry.checkpoints.find(name->checkpoint); it != entry.checkpoints.end()) active.resume = it->second;
   }
@@ -132,6 +134,10 @@ absl::Status Coordinator::Replace(JobEntry& entry, JobRecord next, StoreChange c
                            next.job.state_reason().empty() ? "" : ": ", next.job.state_reason()));
   }
   entry.record = std::move(next);
+  if (before != entry.record.job.state() && IsFinal(entry.record.job.state())) {
+    uncollected_.insert(entry.id);
+    hub_->Publish(kBackgroundKey);
+  }
   hub_->Publish(entry.id.name());
   return absl::OkStatus();
 }
@@ -187,8 +193,16 @@ absl::Duration Coordinator::Tick() {
     schedule_needed_ = true;
     if (!entry.resume_known && unverified_.insert(entry.id).second) hub_->Publish(kBackgroundKey);
   }
+  while (!start_deadlines_.empty() && start_deadlines_.begin()->first <= now) {
+    const auto [deadline, id] = *start_deadlines_.begin();
+    start_deadlines_.erase(start_deadlines_.begin());
+    const auto it = jobs_.find(id);
+    if (it != jobs_.end() && it->second.active && it->second.active->start_deadline == deadline)
+      FindUnstarted(it->second);
+  }
   Schedule();
   absl::Duration next = std::min(leases_.NextDeadline(), retry_at_);
+  if (!start_deadlines_.empty()) next = std::min(next, start_deadlines_.begin()->first);
   if (!delayed_.empty()) next = std::min(next, delayed_.begin()->first);
   return std::max(absl::ZeroDuration(), next - now);
 }
@@ -210,7 +224,7 @@ void Coordinator::RecountSlots() {
 }
 
 bool Coordinator::RunBackgroundTask() {
-  return VerifyOne() || RemoveOne();
+  return VerifyOne() || RemoveOne() || CollectOne();
 }
 
 bool Coordinator::VerifyOne() {

@@ -59,9 +59,10 @@ class Coordinator {
  public:
   struct Options {
     absl::Duration lease = absl::Seconds(5);
-    std::string checkpoint_dir;          // absolute
-    bool checkpoint_dir_shared = false;  // workers see it too: they are told, and upload nothing
-    bool check_paths = false;            // the spec's paths are this machine's
+    absl::Duration start_deadline = absl::Minutes(1);  // from a rank's assignment to its agent's first report of it
+    std::string checkpoint_dir;                        // absolute
+    bool checkpoint_dir_shared = false;                // workers see it too: they are told, and upload nothing
+    bool check_paths = false;                          // the spec's paths are this machine's
   };
   // All outlive the coordinator.
   struct Collaborators {
@@ -106,6 +107,8 @@ class Coordinator {
   // --- Looking (checkpoints.cc, workers.cc).
   absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const JobId& job);  // newest first
   absl::StatusOr<v1::Checkpoint> GetCheckpoint(const CheckpointName& name);
+  // Reads all of a recorded checkpoint again. Blocking. DataLoss: damaged or gone.
+  absl::StatusOr<v1::Checkpoint> VerifyRecorded(const CheckpointName& name);
   std::string FolderOf(const CheckpointName& name) const { return files_.FolderOf(name); }
   std::vector<v1::Worker> ListWorkers();
 
@@ -121,6 +124,7 @@ class Coordinator {
     std::string outcome;     // label of sab_attempts_total
     bool permanent = false;  // a restart cannot mend it
     bool free = false;       // costs no restart: nobody's process failed
+    absl::Duration age;      // from the fault to now
   };
   // `told` of a rank.
   static constexpr int64_t kNotTold = 0;
@@ -133,6 +137,19 @@ class Coordinator {
     bool succeeded = false;
     int64_t step = 0;
     int64_t skipped = 0;
+    bool kept = false;         // its process was already there in the attempt before
+    bool dead = false;         // its end has been reported
+    bool prepares = false;     // its process has taken the assignment
+    bool restored = false;     // all ranks have agreed, as this one says
+    v1::TrainerPulse pulse{};  // its last sign of life
+  };
+  // A recovery that has no attempt yet.
+  struct PendingRecovery {
+    std::string cause;
+    absl::Duration detect;
+    absl::Duration begun;                   // monotonic: when the fault was known
+    std::optional<absl::Duration> stopped;  // monotonic: when the last process of the attempt was gone
+    int64_t last_step = 0;
   };
   struct ActiveAttempt {
     ActiveAttempt() {}  // written out: clang cannot make one that std::optional may use inside the enclosing class
@@ -142,6 +159,10 @@ class Coordinator {
     std::string stop_reason;
     std::optional<v1::Checkpoint> resume;
     int64_t earlier_skipped = 0;  // skipped_steps of earlier attempts
+    bool from_memory = false;
+    bool restored_known = false;                               // start_step is what the ranks agreed on
+    absl::Duration milestone = absl::InfiniteDuration();       // monotonic: end of the last phase of its recovery
+    absl::Duration start_deadline = absl::InfiniteDuration();  // monotonic
   };
   struct JobEntry {
     JobId id;
@@ -152,6 +173,8 @@ class Coordinator {
     absl::Duration not_before;             // back-off, monotonic
     bool resume_known = true;              // `resume` has been verified
     std::optional<v1::Checkpoint> resume;  // absent: from the beginning
+    bool from_memory = false;              // Start: from the processes that survived
+    std::optional<PendingRecovery> recovery;
   };
   // The trainer that a slot belongs to.
   struct Occupant {
@@ -190,6 +213,7 @@ class Coordinator {
   void RecountSlots() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool VerifyOne();
   bool RemoveOne();
+  bool CollectOne();
   absl::Status Remove(const std::string& what);
 
   // attempts.cc
@@ -209,6 +233,20 @@ class Coordinator {
   void MarkUnreachable(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void MarkLost(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Revive(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // recovery.cc
+  bool IsAlive(const Rank& rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<RankPlacement> PlaceAroundSurvivors(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginRecovery(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ContinueFromMemory(JobEntry& entry, const std::vector<RankPlacement>& placements, std::vector<bool> kept)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  v1::Recovery PlacedRecovery(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PassMilestones(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CompleteRecovery(const JobEntry& entry, v1::Attempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void TakeInRestoration(JobEntry& entry, const v1::Restoration& restored) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::optional<Fault> FindCommonWait(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FindUnstarted(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddRanks(const JobEntry& entry, v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // workers.cc
   absl::StatusOr<WorkerEntry*> Admit(const WorkerId& id, const v1::SynchronizeRequest& request)
@@ -245,8 +283,10 @@ class Coordinator {
   LeaseTable leases_ ABSL_GUARDED_BY(mutex_);
   std::set<JobId> waiting_ ABSL_GUARDED_BY(mutex_);  // QUEUED or RECOVERING
   std::set<std::pair<absl::Duration, JobId>> delayed_
-      ABSL_GUARDED_BY(mutex_);                          // those of them with something to do at a time
-  std::set<JobId> unverified_ ABSL_GUARDED_BY(mutex_);  // those whose checkpoint is to be verified
+      ABSL_GUARDED_BY(mutex_);  // those of them with something to do at a time
+  std::set<std::pair<absl::Duration, JobId>> start_deadlines_ ABSL_GUARDED_BY(mutex_);  // of attempts that start
+  std::set<JobId> unverified_ ABSL_GUARDED_BY(mutex_);   // those whose checkpoint is to be verified
+  std::set<JobId> uncollected_ ABSL_GUARDED_BY(mutex_);  // jobs that may have left files behind
   std::vector<std::string> removals_ ABSL_GUARDED_BY(mutex_);
   std::map<JobId, Fault> unfinished_ ABSL_GUARDED_BY(mutex_);  // ends of attempts that the store has not taken yet
   absl::Duration retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();

@@ -100,14 +100,19 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
 absl::StatusOr<v1::Job> Coordinator::GetJob(const JobId& id) {
   MutexLock lock(&mutex_);
   SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Find(id));
-  return entry->record.job;
+  v1::Job job = entry->record.job;
+  AddRanks(*entry, job);
+  return job;
 }
 
 absl::StatusOr<absl::optional<v1::Job>> Coordinator::GetJobUnlessVersion(const JobId& id, int64_t version) {
   MutexLock lock(&mutex_);
   SAB_ASSIGN_OR_RETURN(const JobEntry* entry, Find(id));
   absl::optional<v1::Job> job;
-  if (entry->record.job.version() != version) job = entry->record.job;
+  if (entry->record.job.version() != version) {
+    job = entry->record.job;
+    AddRanks(*entry, *job);
+  }
   return job;
 }
 

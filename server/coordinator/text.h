@@ -15,6 +15,9 @@ google::protobuf::Duration ToProto(absl::Duration duration);
 absl::Duration FromProto(const google::protobuf::Duration& duration);
 absl::Time FromProto(const google::protobuf::Timestamp& timestamp);
 
+// What Attempt.recovery_source starts with when it is not a checkpoint's name.
+inline constexpr char kMemorySource[] = "memory";
+
 // "RUNNING".
 std::string StateName(v1::JobState state);
 

@@ -145,7 +145,9 @@ void Coordinator::TakeIn(WorkerEntry& worker, const Reported& reported) {
     if (status == reported.end()) continue;
     const v1::TrainerPhase phase = status->second->phase();
     JobEntry& entry = jobs_.at(occupant.job);
+    if (occupant.attempt != entry.record.job.attempt_count()) continue;  // it has ended just now
     if (phase == v1::TRAINER_PHASE_FAILED || phase == v1::TRAINER_PHASE_STOPPED) {
+      if (entry.active.has_value()) entry.active->ranks[occupant.rank].dead = true;
       auto [it, added] = failures.try_emplace(occupant.job, status->second, occupant.rank);
       if (!added && status->second->permanent() && !it->second.first->permanent())
         it->second = {status->second, occupant.rank};
@@ -159,8 +161,11 @@ void Coordinator::TakeIn(WorkerEntry& worker, const Reported& reported) {
                              : status.phase() == v1::TRAINER_PHASE_STOPPED ? "its agent stopped the trainer"
                                                                            : "the trainer ended without a word";
     EndAttempt(jobs_.at(id), {.text = absl::StrCat("rank ", failure.second, " on ", worker.id.name(), ": ", what),
-                              .outcome = status.permanent() ? "permanent" : "failed",
-                              .permanent = status.permanent()});
+                              .outcome = status.permanent() ? "permanent"
+                                         : status.hung()    ? "hung"
+                                                            : "failed",
+                              .permanent = status.permanent(),
+                              .age = absl::Seconds(status.fault_age_seconds())});
   }
   FindMissing(worker, reported);
   FindStrangers(worker, reported);
@@ -173,6 +178,11 @@ void Coordinator::TakeInRank(JobEntry& entry, int32_t number, const v1::TrainerS
   ActiveAttempt& active = *entry.active;
   Rank& rank = active.ranks[number];
   rank.reported = true;
+  rank.pulse = status.pulse();
+  rank.prepares = rank.prepares || status.phase() != v1::TRAINER_PHASE_STARTING;
+  rank.restored = rank.restored || status.has_restored();
+  if (status.has_restored()) TakeInRestoration(entry, status.restored());
+  PassMilestones(entry);
   if (status.skipped_steps() > rank.skipped) {
     rank.skipped = status.skipped_steps();
     v1::Job& job = entry.record.job;
@@ -186,7 +196,10 @@ void Coordinator::TakeInRank(JobEntry& entry, int32_t number, const v1::TrainerS
     for (const WorkerId& peer : peers) Bump(workers_.at(peer));
   }
   Progress(entry, rank, status.step());
-  if (status.phase() != v1::TRAINER_PHASE_SUCCEEDED || rank.succeeded) return;
+  if (status.phase() != v1::TRAINER_PHASE_SUCCEEDED || rank.succeeded) {
+    if (auto fault = FindCommonWait(entry); fault.has_value()) EndAttempt(entry, *fault);
+    return;
+  }
   rank.succeeded = true;
   if (number == 0) active.stop_reason = status.stop_reason();
   const bool all = std::all_of(active.ranks.begin(), active.ranks.end(), [](const Rank& r) { return r.succeeded; });
@@ -203,22 +216,23 @@ void Coordinator::FindMissing(WorkerEntry& worker, const Reported& reported) {
   for (const auto& [slot, occupant] : worker.occupants) {
     if (occupant.removed_at.has_value() || reported.contains({occupant.job.name(), occupant.attempt, occupant.rank}))
       continue;
-    const JobEntry& entry = jobs_.at(occupant.job);
+    JobEntry& entry = jobs_.at(occupant.job);
     if (!entry.active.has_value()) continue;
     const Rank& rank = entry.active->ranks[occupant.rank];
     if (rank.succeeded) continue;
     const std::string who = absl::StrCat("rank ", occupant.rank, " on ", worker.id.name());
+    const auto add = [&, job = occupant.job, number = occupant.rank](Fault fault) {
+      entry.active->ranks[number].dead = true;
+      faults.try_emplace(job, std::move(fault));
+    };
     if (rank.told == kToldBeforeRestart && !rank.reported) {
-      faults.try_emplace(
-          occupant.job, Fault{.text = absl::StrCat(who, " was not running any more after a restart of the coordinator"),
-                              .outcome = "superseded",
-                              .free = true});
+      add({.text = absl::StrCat(who, " was not running any more after a restart of the coordinator"),
+           .outcome = "superseded",
+           .free = true});
     } else if (rank.told != kNotTold && rank.told != worker.incarnation && rank.told != kToldBeforeRestart) {
-      faults.try_emplace(occupant.job, Fault{.text = absl::StrCat(who, " ended: the worker's agent was restarted"),
-                                             .outcome = "lost"});
+      add({.text = absl::StrCat(who, " ended: the worker's agent was restarted"), .outcome = "lost"});
     } else if (rank.reported) {
-      faults.try_emplace(occupant.job,
-                         Fault{.text = absl::StrCat(who, " is no longer reported by its worker"), .outcome = "lost"});
+      add({.text = absl::StrCat(who, " is no longer reported by its worker"), .outcome = "lost"});
     }
   }
   for (const auto& [id, fault] : faults) EndAttempt(jobs_.at(id), fault);
@@ -242,7 +256,9 @@ void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
       for (const v1::Placement& placement :
            job->second.record.job.attempts(static_cast<int>(attempt) - 1).placements()) {
         if (placement.rank() != rank || placement.worker() != worker.id.name()) continue;
-        found = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0}).second;
+        const auto [occupant, added] = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0});
+        // Or its slot is already its own job's next trainer's: the agent sees to it that it is free by then.
+        found = added || (occupant->second.job == *id && occupant->second.attempt > attempt);
       }
     }
     if (!found) worker.unknown_trainer = true;
@@ -250,15 +266,21 @@ void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
 }
 
 void Coordinator::FreeSlots(WorkerEntry& worker, const Reported& reported) {
-  const size_t before = worker.occupants.size();
+  std::set<JobId> freed;
   std::erase_if(worker.occupants, [&](const auto& item) {
     const Occupant& occupant = item.second;
     if (!occupant.removed_at.has_value()) return false;
     auto status = reported.find({occupant.job.name(), occupant.attempt, occupant.rank});
-    if (status != reported.end()) return HasEnded(status->second->phase());
-    return worker.known_version >= *occupant.removed_at;
+    const bool free =
+        status != reported.end() ? HasEnded(status->second->phase()) : worker.known_version >= *occupant.removed_at;
+    if (free) freed.insert(occupant.job);
+    return free;
   });
-  if (worker.occupants.size() != before) schedule_needed_ = true;
+  if (!freed.empty()) schedule_needed_ = true;
+  for (const JobId& id : freed) {
+    if (auto job = jobs_.find(id); job != jobs_.end() && job->second.recovery.has_value())
+      job->second.recovery->stopped = clock_->Monotonic();
+  }
 }
 
 absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(const v1::SynchronizeRequest& request,
@@ -288,6 +310,7 @@ absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(con
     *assignment.mutable_spec() = entry.record.job.spec();
     if (occupant.rank != 0) assignment.set_rendezvous(active.rendezvous);
     if (active.resume.has_value()) *assignment.mutable_resume_from() = *active.resume;
+    assignment.set_from_memory(active.from_memory);
     assignment.set_worker_count(active.worker_count);
   }
   response.set_desired_version(worker.desired_version);

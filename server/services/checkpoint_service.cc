@@ -107,6 +107,15 @@ grpc::Status CheckpointService::GetCheckpoint(grpc::ServerContext*, const v1::Ge
   });
 }
 
+grpc::Status CheckpointService::VerifyCheckpoint(grpc::ServerContext*, const v1::VerifyCheckpointRequest* request,
+                                                 v1::VerifyCheckpointResponse* response) {
+  return Unary(context_.metrics, "VerifyCheckpoint", [&]() -> absl::Status {
+    SAB_ASSIGN_OR_RETURN(const CheckpointName name, ParseCheckpointName(request->name()));
+    SAB_ASSIGN_OR_RETURN(*response->mutable_checkpoint(), coordinator_->VerifyRecorded(name));
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerWriteReactor<v1::DownloadCheckpointResponse>* CheckpointService::DownloadCheckpoint(
     grpc::CallbackServerContext*, const v1::DownloadCheckpointRequest* request) {
   absl::StatusOr<OpenFile> file = OpenRecorded(*coordinator_, *request);

@@ -10,6 +10,8 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
@@ -224,20 +226,25 @@ std::vector<pid_t> Cluster::AwaitTrainers(const JobId& job, int count) {
   std::vector<std::pair<std::string, pid_t>> found;
   EXPECT_TRUE(Eventually([&] {
     found.clear();
-    std::error_code error;
-    for (const auto& entry : fs::directory_iterator("/proc", error)) {
-      const std::string name = entry.path().filename();
-      if (!std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isdigit(c); })) continue;
-      if (Content(entry.path() / "comm") != "sab-trainer\n") continue;
-      const std::string environment = Content(entry.path() / "environ");
-      const size_t at = environment.find("SAB_TRAINER_ID=");
-      if (at == std::string::npos) continue;
-      const std::string id = environment.c_str() + at;
-      if (absl::StrContains(id, job.value())) found.emplace_back(id, std::stoi(name));
+    // Agents note their trainers' processes. What is a trainer of an attempt that has ended is not counted.
+    std::map<int, std::pair<int64_t, pid_t>> by_rank;
+    for (int worker = 0; worker < options_.workers; ++worker) {
+      std::error_code error;
+      const std::string folder = absl::StrCat(dir_.path(), "/worker-", worker, "/trainers");
+      for (const auto& entry : fs::directory_iterator(folder, error)) {
+        const auto record = nlohmann::json::parse(Content(entry.path()), nullptr, /*allow_exceptions=*/false);
+        if (!record.is_object() || record.value("job", "") != job.name()) continue;
+        const std::pair<int64_t, pid_t> noted = {record.value("attempt", int64_t{0}), record.value("pid", 0)};
+        if (Content(absl::StrCat("/proc/", noted.second, "/comm")) != "sab-trainer\n") continue;
+        auto& newest = by_rank[record.value("rank", 0)];
+        newest = std::max(newest, noted);
+      }
     }
-    return static_cast<int>(found.size()) == count;
+    for (const auto& [rank, noted] : by_rank) found.emplace_back(absl::StrCat(noted.first), noted.second);
+    const bool one_attempt =
+        std::all_of(found.begin(), found.end(), [&](const auto& f) { return f.first == found[0].first; });
+    return static_cast<int>(found.size()) == count && one_attempt;
   })) << Logs();
-  std::sort(found.begin(), found.end());
   std::vector<pid_t> pids;
   for (const auto& [id, pid] : found) pids.push_back(pid);
   return pids;

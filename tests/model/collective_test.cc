@@ -14,6 +14,13 @@ namespace {
 class CollectiveSuite : public ::testing::TestWithParam<std::string> {
  protected:
   std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body);
+  // Of one rank of two.
+  static CollectiveOptions Alone(int rank) {
+    return {.rank = rank,
+            .world_size = 2,
+            .shared_memory = GetParam() == "shared memory",
+            .timeout = std::chrono::minutes(30)};
+  }
 };
 
 // Runs `body` as every rank of a group, one thread each. Returns what each rank threw ("" for nothing).
@@ -91,6 +98,30 @@ TEST_P(CollectiveSuite, AbortReleasesABlockedRank) {
   EXPECT_EQ(errors, std::vector<std::string>(2));
 }
 
+// A survivor leaves a group whose other members live and do nothing, and takes part in another one at once.
+TEST_P(CollectiveSuite, AnAbortedGroupIsGoneWithoutItsPeersHelpAndItsTensorCanBeUsedAgain) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  std::promise<void> gone;
+  auto finished = gone.get_future().share();
+  std::thread idle([&] {
+    auto mine = Rendezvous::Connect(store->address(), std::chrono::seconds(20));
+    const auto group = MakeCollective(mine, Alone(1));
+    finished.wait();
+  });
+  auto group = MakeCollective(store, Alone(0));
+  at::Tensor mine = at::ones({1000000});
+  std::thread aborter([&] { group->Abort(); });
+  EXPECT_THROW(group->AllReduceSum(mine), CollectiveError);
+  aborter.join();
+  group.reset();
+  gone.set_value();
+  mine.fill_(3);
+  const auto again = MakeCollective(Rendezvous::Open("127.0.0.1"), {.rank = 0, .world_size = 1});
+  again->AllReduceSum(mine);
+  EXPECT_TRUE(at::equal(mine, at::full({1000000}, 3)));
+  idle.join();
+}
+
 TEST_P(CollectiveSuite, APeerThatLeavesIsAnErrorNamingTheRank) {
   const auto errors = RunRanks(2, [](Collective& group) {
     if (group.rank() == 1) return;
@@ -118,7 +149,7 @@ TEST(CollectiveTest, OneRankWithoutSharedMemoryMeansGlooForAll) {
 
 TEST(CollectiveTest, APeerThatNeverComesIsAnErrorAfterTheTimeout) {
   auto store = Rendezvous::Open("127.0.0.1");
-  EXPECT_THROW(MakeCollective(store, {.rank = 0, .world_size = 2, .timeout = std::chrono::milliseconds(300)}),
+  EXPECT_THROW(MakeCollective(store, {.rank = 0, .world_size = 2, .meeting_timeout = std::chrono::milliseconds(300)}),
                CollectiveError);
 }
 

@@ -154,5 +154,35 @@ TEST(ScheduleTest, LinearAndCosineEndAtTheFinalFactor) {
             (Schedule{.kind = ScheduleKind::kLinear}.Factor(2, 10)));
 }
 
+TEST(OptimizerTest, AFrozenStateStaysAsItIsAndCostsNoBit) {
+  for (const OptimizerKind kind : {OptimizerKind::kAdam, OptimizerKind::kSgd}) {
+    for (const int64_t n : {1, 1000, 5000}) {
+      at::Tensor plain = at::arange(n, at::kFloat) / 7, values = plain.clone();
+      const at::Tensor view = values.narrow(0, n / 2, 1);
+      const OptimizerOptions options{.kind = kind, .momentum = 0.9};
+      const auto reference = MakeOptimizer(options, plain), optimizer = MakeOptimizer(options, values);
+      std::vector<std::pair<FrozenState, at::Tensor>> kept;
+      for (int step = 0; step < 12; ++step) {
+        at::Tensor gradients = at::cos(at::arange(n, at::kFloat) + step), same = gradients.clone();
+        reference->Step(plain, gradients, 0.1, 1);
+        optimizer->Step(values, same, 0.1, 1);
+        ASSERT_TRUE(at::equal(values, plain)) << step;
+        ASSERT_EQ(view.item<float>(), plain[n / 2].item<float>());  // views follow the memory
+        for (size_t i = 0; i < reference->State().size(); ++i)
+          ASSERT_TRUE(at::equal(optimizer->State()[i].tensor, reference->State()[i].tensor));
+        // Twice in a row, with pauses, and with the last one let go or not.
+        if (step % 4 == 3) kept.clear();
+        if (step % 4 < 2) kept.emplace_back(optimizer->Freeze(values), plain.clone());
+        for (const auto& [frozen, then] : kept) ASSERT_TRUE(at::equal(frozen.values, then)) << step;
+      }
+      const FrozenState frozen = optimizer->Freeze(values);
+      const at::Tensor then = values.clone();
+      optimizer->Thaw(values);
+      values.zero_();
+      EXPECT_TRUE(at::equal(frozen.values, then));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sab::model

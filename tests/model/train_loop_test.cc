@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <future>
 #include <limits>
 #include <mutex>
 #include <thread>
@@ -216,6 +217,90 @@ TEST(TrainLoopTest, AResumedRunGivesTheSameBitsAsAnUninterruptedOne) {
 }
 TEST(TrainLoopTest, AResumedRunOfTwoRanksGivesTheSameBitsAsAnUninterruptedOne) {
   ExpectResumedRunsGiveTheSameBits(2);
+}
+
+// One rank is torn out of a step, or of an evaluation; the other goes on from what it holds with a newcomer, and the
+// end is the same bits.
+void ExpectANewcomerGetsTheStateOfTheSurvivor(int survivor, int64_t eval_every,
+                                              const std::function<void(int, Trainer&)>& tear) {
+  Settings settings;
+  settings.train.eval_every = eval_every;
+  settings.train.curriculum = {{3, 4, 5, 6}, {"loss", Condition::Op::kBelow, 100}};
+  at::Tensor uninterrupted;
+  RunRanks(2, settings, [&](int rank, Trainer& trainer) {
+    if (rank == 0) uninterrupted = trainer.parameters.values().clone();
+  });
+  std::promise<std::string> second_address;
+  auto second = second_address.get_future().share();
+  const auto meet = [](const std::shared_ptr<Rendezvous>& store, int rank) {
+    return MakeCollective(store, {.rank = rank, .world_size = 2, .timeout = std::chrono::seconds(60)});
+  };
+  auto store = Rendezvous::Open("127.0.0.1");
+  const auto finish = [&](int rank, Trainer& trainer, Recorder& recorder, bool newcomer) {
+    auto again = rank == 0 ? Rendezvous::Open("127.0.0.1") : nullptr;
+    if (rank == 0) second_address.set_value(again->address());
+    if (rank != 0) again = Rendezvous::Connect(second.get(), std::chrono::seconds(60));
+    const auto group = meet(again, rank);
+    recorder.parameters = &trainer.parameters;
+    recorder.loop = &trainer.loop;
+    trainer.loop.Rejoin(*group, recorder);
+    if (newcomer) trainer.loop.TakeStateFromPeers();
+    EXPECT_EQ(trainer.loop.Run(), "steps");
+    EXPECT_TRUE(at::equal(trainer.parameters.values(), uninterrupted)) << rank;
+    for (const NamedTensor& named : trainer.loop.optimizer().State())
+      EXPECT_GT(named.tensor.abs().sum().item<double>(), 0);
+  };
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < 2; ++rank) {
+    threads.emplace_back([&, rank] {
+      auto mine = rank == 0 ? store : Rendezvous::Connect(store->address(), std::chrono::seconds(20));
+      auto group = meet(mine, rank);
+      Trainer trainer(settings, *group);
+      if (rank != survivor) tear(rank, trainer);
+      if (rank != survivor) {
+        EXPECT_EQ(trainer.loop.Run(), "");
+      } else {
+        EXPECT_THROW(trainer.loop.Run(), CollectiveError);
+        EXPECT_TRUE(trainer.loop.holds_state());
+      }
+      group.reset();
+      const auto alone = MakeSingleProcessCollective();
+      Recorder recorder;
+      if (rank == survivor) return finish(rank, trainer, recorder, false);
+      Trainer newcomer(settings, *alone);
+      finish(rank, newcomer, recorder, true);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(TrainLoopTest, ANewRankGetsTheStateOfTheSurvivorThatWasTornOutOfAStep) {
+  for (const int survivor : {0, 1}) {
+    ExpectANewcomerGetsTheStateOfTheSurvivor(survivor, 0, [](int, Trainer& trainer) {
+      trainer.recorder.on_step = [&](const StepReport& report) {
+        if (report.step == 5) trainer.loop.RequestStop();
+      };
+    });
+  }
+}
+
+TEST(TrainLoopTest, AnEvaluationThatWasTornIsDoneAgain) {
+  for (const int survivor : {0, 1}) {
+    ExpectANewcomerGetsTheStateOfTheSurvivor(survivor, 2, [](int, Trainer& trainer) {
+      // The stop is seen in the evaluation after this step, at which the other rank then waits.
+      trainer.recorder.on_step = [&](const StepReport& report) {
+        if (report.step == 4) trainer.loop.RequestStop();
+      };
+    });
+  }
+}
+
+TEST(TrainLoopTest, WithoutAnyStateToTakeARankSaysSo) {
+  Settings settings;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.loop.TakeStateFromPeers();
+  EXPECT_THROW(trainer.loop.Run(), StateLostError);
 }
 
 TEST(TrainLoopTest, AStepWithANonFiniteGradientIsSkippedAndCounted) {

@@ -217,18 +217,32 @@ class FakeTrainer {
   int64_t last_checkpoint_ = -1;
 };
 
+// A standby waits to be told which trainer it is.
+absl::StatusOr<v1::TrainerId> AwaitAssignment(const std::string& socket, const char* standby) {
+  const auto stub = v1::TrainerService::NewStub(rpc::MakeChannel(socket));
+  grpc::ClientContext context;
+  context.set_wait_for_ready(true);
+  rpc::SetDeadline(context, absl::Hours(1));
+  v1::AwaitAssignmentRequest request;
+  request.set_standby(std::atoll(standby));
+  v1::AwaitAssignmentResponse response;
+  SAB_RETURN_IF_ERROR(rpc::FromGrpc(stub->AwaitAssignment(&context, request, &response)));
+  return response.id();
+}
+
 }  // namespace
 }  // namespace sab
 
 int main() {
-  signal(SIGTERM, [](int) { sab::asked_to_leave = true; });
   const char* socket = std::getenv("SAB_AGENT_SOCKET");
   const char* id_text = std::getenv("SAB_TRAINER_ID");
-  if (socket == nullptr || id_text == nullptr) {
+  const char* standby = std::getenv("SAB_TRAINER_STANDBY");
+  if (socket == nullptr || (id_text == nullptr && standby == nullptr)) {
     std::fprintf(stderr, "fake trainer: SAB_AGENT_SOCKET and SAB_TRAINER_ID must be set; sab-worker sets them\n");
     return 2;
   }
-  const auto id = sab::rpc::ParseTrainerId(id_text);
+  const auto id = id_text != nullptr ? sab::rpc::ParseTrainerId(id_text) : sab::AwaitAssignment(socket, standby);
+  signal(SIGTERM, [](int) { sab::asked_to_leave = true; });
   if (!id.ok()) {
     std::fprintf(stderr, "fake trainer: %s\n", id.status().ToString().c_str());
     return 2;

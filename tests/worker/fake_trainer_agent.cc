@@ -18,12 +18,40 @@ FakeAgent::FakeAgent(const std::string& socket_path, v1::GetAssignmentResponse a
 }
 
 FakeAgent::~FakeAgent() {
+  {
+    const MutexLock lock(&mutex_);
+    closing_ = true;
+    changed_.NotifyAll();
+  }
   server_->Shutdown(std::chrono::system_clock::now());
 }
 
 void FakeAgent::Abort() {
   const MutexLock lock(&mutex_);
   aborted_ = true;
+}
+
+void FakeAgent::KnowRelease() {
+  const MutexLock lock(&mutex_);
+  knows_release_ = true;
+}
+
+void FakeAgent::Release(int64_t attempt) {
+  const MutexLock lock(&mutex_);
+  attempt_ = attempt;
+  rendezvous_.clear();
+  changed_.NotifyAll();
+}
+
+grpc::Status FakeAgent::AwaitRelease(grpc::ServerContext*, const v1::AwaitReleaseRequest* request,
+                                     v1::AwaitReleaseResponse* response) {
+  const MutexLock lock(&mutex_);
+  if (!knows_release_) return grpc::Status(grpc::UNIMPLEMENTED, "");
+  while (!closing_ && attempt_ <= request->id().attempt()) changed_.Wait(&mutex_);
+  if (closing_) return grpc::Status(grpc::ABORTED, "the test is over");
+  *response->mutable_next() = request->id();
+  response->mutable_next()->set_attempt(attempt_);
+  return grpc::Status::OK;
 }
 
 void FakeAgent::AwaitStep(int64_t step) {
@@ -61,6 +89,7 @@ grpc::Status FakeAgent::GetAssignment(grpc::ServerContext*, const v1::GetAssignm
   const MutexLock lock(&mutex_);
   *response = assignment_;
   *response->mutable_assignment()->mutable_id() = request->id();
+  response->mutable_assignment()->set_from_memory(request->id().attempt() == attempt_);
   return Wanted();
 }
 

@@ -22,6 +22,10 @@ class FakeAgent : public v1::TrainerService::Service {
   // "unix:PATH".
   const std::string& address() const { return address_; }
 
+  // Before a trainer starts: it knows AwaitRelease. Without, as an agent that does not.
+  void KnowRelease();
+  // Tells trainers of earlier attempts to go on, from memory, as those of `attempt`.
+  void Release(int64_t attempt);
   // From now on every call is answered ABORTED.
   void Abort();
   // Blocks until rank 0 has reported `step` or more.
@@ -35,6 +39,8 @@ class FakeAgent : public v1::TrainerService::Service {
   // The last report of a rank.
   v1::ReportProgressRequest last(int rank) const;
 
+  grpc::Status AwaitRelease(grpc::ServerContext*, const v1::AwaitReleaseRequest* request,
+                            v1::AwaitReleaseResponse* response) override;
   grpc::Status GetAssignment(grpc::ServerContext*, const v1::GetAssignmentRequest* request,
                              v1::GetAssignmentResponse* response) override;
   grpc::Status PublishRendezvous(grpc::ServerContext*, const v1::PublishRendezvousRequest* request,
@@ -54,6 +60,9 @@ class FakeAgent : public v1::TrainerService::Service {
   mutable Mutex mutex_;
   CondVar changed_;
   bool aborted_ ABSL_GUARDED_BY(mutex_) = false;
+  bool closing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool knows_release_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t attempt_ ABSL_GUARDED_BY(mutex_) = 0;  // the newest one that was released into
   std::string rendezvous_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::MetricPoint> points_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Checkpoint> checkpoints_ ABSL_GUARDED_BY(mutex_);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -170,6 +171,48 @@ TEST_F(TrainerProcessTest, ARankWhosePeerIsKilledFailsAndNamesTheCall) {
   EXPECT_EQ(Wait(second), 128 + SIGKILL);
   EXPECT_EQ(Wait(first), 1);
   EXPECT_THAT(agent.last(0).failure(), HasSubstr("rank 0 of 2: all-reduce: "));
+  EXPECT_FALSE(agent.last(0).permanent());
+}
+
+TEST_F(TrainerProcessTest, ASurvivorGoesOnFromItsMemoryInTheSameProcessWithANewPeer) {
+  std::string expected;
+  {
+    FakeAgent agent(Socket(), Assignment(CopyJob(400), 2));
+    const pid_t second = Start(agent, 1, 7);
+    ASSERT_EQ(Wait(Start(agent, 0, 7)), 0);
+    ASSERT_EQ(Wait(second), 0);
+    expected = DigestOf(agent.checkpoints().back(), kModelFile);
+  }
+  for (const int survivor : {0, 1}) {
+    FakeAgent agent(Socket(), Assignment(CopyJob(400), 2));
+    agent.KnowRelease();
+    pid_t ranks[] = {Start(agent, 0), Start(agent, 1)};
+    agent.AwaitStep(20);
+    kill(ranks[1 - survivor], SIGKILL);
+    EXPECT_EQ(Wait(ranks[1 - survivor]), 128 + SIGKILL);
+    agent.Release(2);
+    ranks[1 - survivor] = Start(agent, 1 - survivor, 2);
+    EXPECT_EQ(Wait(ranks[0]), 0) << survivor;
+    EXPECT_EQ(Wait(ranks[1]), 0) << survivor;
+    for (const int rank : {0, 1}) {
+      EXPECT_EQ(agent.last(rank).restored().source_rank(), survivor);
+      EXPECT_GE(agent.last(rank).restored().step(), 20);
+      EXPECT_EQ(agent.last(rank).id().attempt(), 2);
+    }
+    EXPECT_EQ(DigestOf(agent.checkpoints().back(), kModelFile), expected) << survivor;
+  }
+}
+
+TEST_F(TrainerProcessTest, ADiskThatIsFullDoesNotEndTheTrainingBeforeItsEnd) {
+  FakeAgent agent(Socket(), Assignment(CopyJob(30)));
+  const pid_t pid = Start(agent);
+  const rlimit least = {1000, 1000};
+  ASSERT_EQ(prlimit(pid, RLIMIT_FSIZE, &least, nullptr), 0);
+  EXPECT_EQ(Wait(pid), 1);
+  EXPECT_EQ(agent.last(0).step(), 30);
+  EXPECT_TRUE(agent.checkpoints().empty());
+  EXPECT_THAT(agent.last(0).failure(), HasSubstr("checkpoint needs"));
+  EXPECT_THAT(agent.last(0).failure(), HasSubstr("File too large"));
   EXPECT_FALSE(agent.last(0).permanent());
 }
 

@@ -32,7 +32,7 @@ TEST(ReporterTest, TheLastReportHasTheEndAndNoFigureIsLost) {
                              sent.push_back(request);
                              return absl::OkStatus();
                            },
-                       .on_lost = [](const std::string&) { ADD_FAILURE(); }});
+                       .on_lost = [](const std::string&, bool) { ADD_FAILURE(); }});
     for (int step = 1; step <= 5000; ++step) reporter.Add(Point("train", step));
     reporter.SetStep(5000, 3);
     reporter.Succeed("steps");
@@ -57,7 +57,7 @@ TEST(ReporterTest, FiguresThatCouldNotBeSentAreSentAgainInOrder) {
                          for (const auto& point : request.points()) steps.push_back(point.step());
                          return absl::OkStatus();
                        },
-                       .on_lost = [](const std::string&) { ADD_FAILURE(); }});
+                       .on_lost = [](const std::string&, bool) { ADD_FAILURE(); }});
     for (int step = 1; step <= 3; ++step) reporter.Add(Point("train", step));
     reporter.Succeed("steps");
   }
@@ -78,7 +78,7 @@ TEST(ReporterTest, WhatDoesNotFitLeavesOldestOfTrainingFirst) {
                            }
                            return absl::OkStatus();
                          },
-                     .on_lost = [](const std::string&) { ADD_FAILURE(); },
+                     .on_lost = [](const std::string&, bool) { ADD_FAILURE(); },
                      .max_points = 3});
   reporter.Flush();
   sending.get_future().wait();  // the thread is in a call: what comes now is kept
@@ -95,7 +95,7 @@ TEST(ReporterTest, WhatDoesNotFitLeavesOldestOfTrainingFirst) {
 TEST(ReporterTest, AnAgentThatAnswersAbortedIsLostAtOnce) {
   std::promise<std::string> lost;
   Reporter reporter({.send = [](const v1::ReportProgressRequest&) { return absl::AbortedError("stale attempt"); },
-                     .on_lost = [&](const std::string& reason) { lost.set_value(reason); }});
+                     .on_lost = [&](const std::string& reason, bool) { lost.set_value(reason); }});
   reporter.Flush();
   EXPECT_EQ(lost.get_future().get(), "stale attempt");
 }
@@ -110,7 +110,7 @@ TEST(ReporterTest, AnAgentIsLostOnlyAfterThePatienceIsOver) {
                            ++calls;
                            return absl::UnavailableError("no socket");
                          },
-                     .on_lost = [&](const std::string& reason) { lost.set_value(reason); },
+                     .on_lost = [&](const std::string& reason, bool) { lost.set_value(reason); },
                      .patience = absl::Seconds(10),
                      .clock = &clock});
   reporter.Add(Point("train", 1));

@@ -34,6 +34,11 @@ AgentMetrics::AgentMetrics(std::shared_ptr<prometheus::Registry> registry)
       step_(Gauge(*registry, "sab_worker_slot_step", "Last step reported by the trainer on a slot")),
       loss_(Gauge(*registry, "sab_worker_slot_loss", "Last training loss reported by the trainer on a slot")),
       memory_(Gauge(*registry, "sab_worker_trainer_resident_memory_bytes", "Resident memory of the trainer on a slot")),
+      compute_(Gauge(*registry, "sab_worker_slot_compute_seconds",
+                     "Mean seconds of a step that the trainer on a slot computes")),
+      wait_(
+          Gauge(*registry, "sab_worker_slot_wait_seconds",
+                "Mean seconds of a step that the trainer on a slot spends in collective calls, waiting for its peers")),
       relayed_points(
           Counter(*registry, "sab_worker_relayed_points_total", "Figures passed on to the coordinator").Add({})),
       dropped_points(
@@ -69,8 +74,13 @@ void AgentMetrics::SetSlotMemory(int slot, double bytes) {
   memory_.Add(SlotLabel(slot)).Set(bytes);
 }
 
+void AgentMetrics::SetSlotShare(int slot, double compute_seconds, double wait_seconds) {
+  compute_.Add(SlotLabel(slot)).Set(compute_seconds);
+  wait_.Add(SlotLabel(slot)).Set(wait_seconds);
+}
+
 void AgentMetrics::ClearSlot(int slot) {
-  for (auto* family : {&step_, &loss_, &memory_}) family->Remove(&family->Add(SlotLabel(slot)));
+  for (auto* family : {&step_, &loss_, &memory_, &compute_, &wait_}) family->Remove(&family->Add(SlotLabel(slot)));
 }
 
 }  // namespace sab::agent

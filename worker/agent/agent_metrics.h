@@ -25,6 +25,8 @@ class AgentMetrics {
   // Figures of the trainer on `slot`; resident memory 0 when it has ended.
   void SetSlotStep(int slot, int64_t step);
   void SetSlotLoss(int slot, double loss);
+  // Seconds of a step in its own computation and inside collective calls.
+  void SetSlotShare(int slot, double compute_seconds, double wait_seconds);
   void SetSlotMemory(int slot, double bytes);
   void ClearSlot(int slot);
 
@@ -36,6 +38,8 @@ class AgentMetrics {
   prometheus::Family<prometheus::Gauge>& step_;
   prometheus::Family<prometheus::Gauge>& loss_;
   prometheus::Family<prometheus::Gauge>& memory_;
+  prometheus::Family<prometheus::Gauge>& compute_;
+  prometheus::Family<prometheus::Gauge>& wait_;
 
  public:
   prometheus::Counter& relayed_points;

@@ -32,6 +32,7 @@ struct Flags {
   SlotOptions slots;
   std::string advertise;
   std::string trainer;
+  int standby = 1;
   std::string metrics_listen = "127.0.0.1:9465";
   std::string metrics_address_file;
   std::string ready_file;
@@ -82,6 +83,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--advertise", flags->advertise,
                   "host that other workers reach this one at (default: the address towards the coordinator)");
   app->add_option("--trainer", flags->trainer, "the trainer's program (default: sab-trainer beside this one)");
+  app->add_option("--standby", flags->standby,
+                  "trainers kept warm, libraries loaded, so that a rank that dies is replaced at once; 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 64));
   app->add_option("--metrics-listen", flags->metrics_listen,
                   "HOST:PORT of /metrics, /healthz, /readyz; port 0: a free one")
       ->capture_default_str();
@@ -138,7 +143,8 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
                           .host = flags.advertise,
                           .slots = slots,
                           .trainer_path = flags.trainer,
-                          .socket = "unix:" + socket.path()},
+                          .socket = "unix:" + socket.path(),
+                          .standby = flags.standby},
                          {.state = &state,
                           .agents = agents.get(),
                           .checkpoints = checkpoints.get(),
@@ -158,6 +164,7 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   for (const TrainerKey& key : leftovers) manager.AddLeftover(key);
   TrainerServiceImpl service(&manager);
   SAB_ASSIGN_OR_RETURN(const std::unique_ptr<grpc::Server> server, Serve(&service, socket));
+  manager.StartStandbys();
   SAB_ASSIGN_OR_RETURN(const auto metrics_server,
                        MetricsServer::Start(registry, {.listen = flags.metrics_listen,
                                                        .ready = [&] { return synchronizer->WhyNotReady(); }}));

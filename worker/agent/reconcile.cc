@@ -13,6 +13,22 @@ v1::TrainerId TrainerKey::ToId() const {
   return id;
 }
 
+namespace {
+
+// The assignment that a process of `trainer` may go on as.
+const v1::TrainerAssignment* Successor(const std::vector<v1::TrainerAssignment>& desired,
+                                       const ActualTrainer& trainer) {
+  for (const v1::TrainerAssignment& assignment : desired) {
+    if (assignment.slot() == trainer.slot && assignment.id().job() == trainer.key.job &&
+        assignment.id().attempt() > trainer.key.attempt) {
+      return &assignment;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::vector<ActualTrainer>& actual,
                   int32_t slots) {
   Actions actions;
@@ -25,7 +41,14 @@ Actions Reconcile(const std::vector<v1::TrainerAssignment>& desired, const std::
     const bool ended = trainer.state == ActualTrainer::State::kEnded;
     if (!ended) taken.insert(trainer.slot);
     if (wanted.contains(trainer.key)) continue;
-    if (trainer.state == ActualTrainer::State::kRunning) actions.stop.push_back(trainer.key);
+    if (trainer.state == ActualTrainer::State::kRunning) {
+      const v1::TrainerAssignment* next = trainer.can_go_on ? Successor(desired, trainer) : nullptr;
+      if (next == nullptr) {
+        actions.stop.push_back(trainer.key);
+      } else if (known.insert(TrainerKey::Of(next->id())).second) {
+        actions.hand_over.emplace_back(trainer.key, *next);
+      }
+    }
     if (ended && trainer.end_answered) actions.forget.push_back(trainer.key);
   }
   for (const v1::TrainerAssignment& assignment : desired) {

@@ -93,6 +93,15 @@ void Relay::AddPoints(const google::protobuf::RepeatedPtrField<v1::MetricPoint>&
   changed_.NotifyAll();
 }
 
+google::protobuf::RepeatedPtrField<v1::MetricPoint> Relay::TakePoints() {
+  google::protobuf::RepeatedPtrField<v1::MetricPoint> points;
+  MutexLock lock(&mutex_);
+  while (!points_.empty()) {
+    for (v1::MetricPoint& point : points_.Take(kMaxBatchPoints)) *points.Add() = std::move(point);
+  }
+  return points;
+}
+
 void Relay::AddLines(const std::vector<std::string>& lines) {
   MutexLock lock(&mutex_);
   metrics_->log_lines.Increment(static_cast<double>(lines.size()));

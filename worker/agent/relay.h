@@ -38,6 +38,8 @@ class Relay {
   ~Relay();
 
   void AddPoints(const google::protobuf::RepeatedPtrField<v1::MetricPoint>& points, int64_t step);
+  // Takes back the figures that have not been sent yet.
+  google::protobuf::RepeatedPtrField<v1::MetricPoint> TakePoints();
   void AddLines(const std::vector<std::string>& lines);
   void AddCheckpoint(v1::Checkpoint checkpoint);
   // Nothing more will be added.

@@ -14,20 +14,12 @@
 #include "common/checkpoint/checkpoint.h"
 #include "common/rpc/trainer_id.h"
 #include "worker/agent/checkpoint_transfer.h"
+#include "worker/agent/trainer.h"
 
 extern char** environ;
 
 namespace sab::agent {
 namespace {
-
-// After a trainer has said that it is done, its process gets this long to go.
-constexpr absl::Duration kFarewell = absl::Seconds(15);
-
-absl::Status Unwanted(const v1::TrainerId& id) {
-  return WithReason(
-      absl::AbortedError(absl::StrCat(rpc::FormatTrainerId(id), " is not wanted on this worker any more; exit")),
-      "STALE_ATTEMPT");
-}
 
 double ResidentBytes(int pid) {
   std::ifstream file(absl::StrCat("/proc/", pid, "/statm"));
@@ -53,52 +45,22 @@ std::string OutcomeWord(v1::TrainerPhase phase) {
 
 }  // namespace
 
-// Guarded by the manager's lock, but for what is marked.
-struct TrainerManager::Trainer {
-  TrainerKey key;
-  v1::TrainerAssignment assignment;
-  int64_t handle = 0;
-  int pid = 0;
-  v1::TrainerPhase phase = v1::TRAINER_PHASE_STARTING;  // what it said last
-  int64_t step = 0;
-  std::string rendezvous;
-  std::string stop_reason;
-  std::string failure;
-  bool permanent = false;
-  int64_t skipped_steps = 0;
-  bool stop_wanted = false;
-
-  bool ended = false;
-  v1::TrainerPhase end_phase = v1::TRAINER_PHASE_UNSPECIFIED;
-  absl::Duration end_visible_at;  // FAILED: at the latest
-  int64_t end_sequence = 0;       // first call that carried the end
-  bool end_answered = false;
-
-  bool prepared = false;
-  absl::Status preparation;
-  std::string checkpoint_parent;
-  bool upload = false;
-  std::string resume_dir;
-
-  std::ofstream log;             // the supervisor thread's own
-  Cancellation cancellation;     // thread-safe
-  std::unique_ptr<Relay> relay;  // thread-safe; set at the start. Absent: it never ran here
-  std::thread preparing;
-
-  ~Trainer() {
-    cancellation.Cancel();
-    if (preparing.joinable()) preparing.join();
-  }
-};
-
 TrainerManager::TrainerManager(Options options, Collaborators collaborators, std::function<void()> changed)
     : options_(std::move(options)),
       with_(collaborators),
       changed_(std::move(changed)),
-      supervisor_(this, options_.stop_grace) {}
+      standbys_(options_.standby),
+      supervisor_(this, options_.stop_grace),
+      watching_([this] { Watch(); }) {}
 
 TrainerManager::~TrainerManager() {
   StopAll("the worker's agent ends");
+  {
+    MutexLock lock(&mutex_);
+    closing_ = true;
+    watched_changed_.NotifyAll();
+  }
+  watching_.join();
   std::map<TrainerKey, std::shared_ptr<Trainer>> trainers;
   std::vector<std::shared_ptr<Trainer>> draining;
   {
@@ -114,12 +76,6 @@ TrainerManager::~TrainerManager() {
 std::shared_ptr<TrainerManager::Trainer> TrainerManager::FindLocked(const TrainerKey& key) {
   const auto it = trainers_.find(key);
   return it == trainers_.end() ? nullptr : it->second;
-}
-
-absl::StatusOr<std::shared_ptr<TrainerManager::Trainer>> TrainerManager::WantedLocked(const v1::TrainerId& id) {
-  std::shared_ptr<Trainer> trainer = FindLocked(TrainerKey::Of(id));
-  if (trainer == nullptr || trainer->ended || trainer->stop_wanted || !stopping_all_.empty()) return Unwanted(id);
-  return trainer;
 }
 
 std::shared_ptr<TrainerManager::Trainer> TrainerManager::OfHandle(int64_t handle) {
@@ -164,6 +120,13 @@ void TrainerManager::Describe(v1::SynchronizeRequest* request) {
     if (succeeded) status->set_stop_reason(trainer->stop_reason);
     if (failed) status->set_failure(failure);
     if (failed) status->set_permanent(trainer->permanent);
+    if (failed) status->set_hung(trainer->hung);
+    if (failed && trainer->relay != nullptr)
+      status->set_fault_age_seconds(absl::ToDoubleSeconds(with_.clock->Monotonic() - trainer->fault_at));
+    *status->mutable_pulse() = trainer->pulse;
+    status->mutable_pulse()->set_activity_seconds(trainer->pulse.activity_seconds() +
+                                                  absl::ToDoubleSeconds(trainer->watchdog.silence()));
+    if (trainer->restored.has_value()) *status->mutable_restored() = *trainer->restored;
     const bool end_told = succeeded || failed || status->phase() == v1::TRAINER_PHASE_STOPPED;
     if (end_told && trainer->end_sequence == 0) trainer->end_sequence = request->sequence();
     if (!trainer->ended && trainer->pid > 0)
@@ -190,10 +153,12 @@ void TrainerManager::Apply(const v1::SynchronizeResponse& response, int64_t sequ
     MutexLock lock(&mutex_);
     desired_.assign(response.desired().begin(), response.desired().end());
     shared_dir_ = response.checkpoint_dir();
+    lease_ = absl::Seconds(response.lease().seconds()) + absl::Nanoseconds(response.lease().nanos());
     for (auto& [key, trainer] : trainers_) {
       if (trainer->end_sequence > 0 && trainer->end_sequence <= sequence) trainer->end_answered = true;
     }
-    ReconcileLocked(&forgotten);
+    ReconcileLocked(&forgotten, &answers);
+    FillStandbysLocked();
     for (const v1::TrainerAssignment& assignment : desired_) {
       const std::shared_ptr<Trainer> trainer = FindLocked(TrainerKey::Of(assignment.id()));
       if (trainer == nullptr || trainer->ended || assignment.rendezvous().empty() || assignment.id().rank() == 0)
@@ -221,17 +186,22 @@ void TrainerManager::ReleaseDrained() {
   }
 }
 
-void TrainerManager::ReconcileLocked(std::vector<std::shared_ptr<Trainer>>* forgotten) {
+void TrainerManager::ReconcileLocked(std::vector<std::shared_ptr<Trainer>>* forgotten, Answers* answers) {
   std::vector<ActualTrainer> actual;
   for (const auto& [key, trainer] : trainers_) {
     const auto state = trainer->ended         ? ActualTrainer::State::kEnded
                        : trainer->stop_wanted ? ActualTrainer::State::kStopping
                                               : ActualTrainer::State::kRunning;
-    actual.push_back({key, trainer->assignment.slot(), state, trainer->end_answered});
+    actual.push_back({.key = key,
+                      .slot = trainer->assignment.slot(),
+                      .state = state,
+                      .end_answered = trainer->end_answered,
+                      .can_go_on = trainer->release_awaited && !trainer->hung});
   }
   const std::vector<v1::TrainerAssignment> none;
   const Actions actions =
       Reconcile(stopping_all_.empty() ? desired_ : none, actual, static_cast<int32_t>(options_.slots.size()));
+  for (const auto& [key, assignment] : actions.hand_over) HandOverLocked(FindLocked(key), assignment, answers);
   for (const TrainerKey& key : actions.stop) {
     const std::shared_ptr<Trainer> trainer = FindLocked(key);
     log::Info(absl::StrCat("stopping ", rpc::FormatTrainerId(key.ToId())));
@@ -248,7 +218,7 @@ void TrainerManager::ReconcileLocked(std::vector<std::shared_ptr<Trainer>>* forg
     AddEndedLocked(TrainerKey::Of(assignment.id()),
                    absl::StrCat("slot ", assignment.slot(), " does not exist on this worker"));
   }
-  for (const v1::TrainerAssignment& assignment : actions.start) StartLocked(assignment);
+  for (const v1::TrainerAssignment& assignment : actions.start) StartLocked(assignment, answers);
 }
 
 void TrainerManager::AddEndedLocked(const TrainerKey& key, const std::string& failure) {
@@ -266,7 +236,7 @@ void TrainerManager::AddLeftover(const TrainerKey& key) {
   AddEndedLocked(key, "the worker's agent was restarted, which ends its trainers");
 }
 
-void TrainerManager::StartLocked(const v1::TrainerAssignment& assignment) {
+std::shared_ptr<TrainerManager::Trainer> TrainerManager::MakeTrainerLocked(const v1::TrainerAssignment& assignment) {
   auto trainer = std::make_shared<Trainer>();
   trainer->key = TrainerKey::Of(assignment.id());
   trainer->assignment = assignment;
@@ -280,25 +250,90 @@ void TrainerManager::StartLocked(const v1::TrainerAssignment& assignment) {
                        .checkpoint_parent = trainer->checkpoint_parent,
                        .upload = trainer->upload};
   trainer->relay = std::make_unique<Relay>(std::move(relay), with_.agents, with_.metrics, changed_);
-  trainer->handle = supervisor_.Start(SpecOf(*trainer));
   trainers_[trainer->key] = trainer;
-  by_handle_[trainer->handle] = trainer;
+  watched_changed_.NotifyAll();
   if (assignment.has_resume_from()) {
     // A plain pointer: the trainer joins this thread before it goes, and must not be let go by it.
     trainer->preparing = std::thread([this, raw = trainer.get()] { Prepare(raw); });
   } else {
     trainer->prepared = true;
   }
-  log::Info(absl::StrCat("starting ", rpc::FormatTrainerId(assignment.id()), " of ", assignment.world_size(),
-                         " on slot ", assignment.slot()));
+  return trainer;
 }
 
-ProcessSpec TrainerManager::SpecOf(const Trainer& trainer) const {
-  const v1::Slot& slot = options_.slots[static_cast<size_t>(trainer.assignment.slot())];
+void TrainerManager::StartLocked(const v1::TrainerAssignment& assignment, Answers* answers) {
+  const std::shared_ptr<Trainer> trainer = MakeTrainerLocked(assignment);
+  const std::optional<StandbyPool::Taken> standby = standbys_.Take(assignment.id());
+  if (standby.has_value()) {
+    trainer->handle = standby->handle;
+    trainer->pid = standby->pid;
+    AnswerStandbyLocked(standby->number, assignment.id(), answers);
+    if (trainer->pid > 0) RecordLater(*trainer, answers);
+  } else {
+    trainer->handle = supervisor_.Start(SpecOf(options_.slots[static_cast<size_t>(assignment.slot())],
+                                               absl::StrCat("SAB_TRAINER_ID=", rpc::FormatTrainerId(assignment.id()))));
+  }
+  by_handle_[trainer->handle] = trainer;
+  log::Info(absl::StrCat("starting ", rpc::FormatTrainerId(assignment.id()), " of ", assignment.world_size(),
+                         " on slot ", assignment.slot(), standby.has_value() ? " by a standby" : ""));
+}
+
+// Writes to disk: after the answers, without the lock.
+void TrainerManager::RecordLater(const Trainer& trainer, Answers* answers) {
+  answers->push_back([this, key = trainer.key, pid = trainer.pid] { with_.state->RecordTrainer(key, pid); });
+}
+
+// The process of `old` becomes the trainer of `assignment`. It is told by the answer to its AwaitRelease.
+void TrainerManager::HandOverLocked(const std::shared_ptr<Trainer>& old, const v1::TrainerAssignment& assignment,
+                                    Answers* answers) {
+  const std::shared_ptr<Trainer> next = MakeTrainerLocked(assignment);
+  next->handle = old->handle;
+  next->pid = old->pid;
+  by_handle_[next->handle] = next;
+  old->ended = true;
+  old->end_phase = v1::TRAINER_PHASE_STOPPED;
+  old->successor = assignment.id();
+  old->cancellation.Cancel();
+  // Figures of steps that stay: the coordinator would refuse them under the old attempt.
+  next->relay->AddPoints(old->relay->TakePoints(), 0);
+  old->relay->Finish();
+  AnswerWaitsLocked(old.get(), answers);
+  RecordLater(*next, answers);
+  answers->push_back([this, key = old->key] { with_.state->ForgetTrainer(key); });
+  log::Info(absl::StrCat(rpc::FormatTrainerId(old->key.ToId()), " goes on as ", rpc::FormatTrainerId(assignment.id())));
+}
+
+void TrainerManager::AnswerStandbyLocked(int64_t standby, const v1::TrainerId& id, Answers* answers) {
+  for (auto it = waits_.begin(); it != waits_.end(); ++it) {
+    if (it->second.standby != standby) continue;
+    answers->push_back([answer = std::move(it->second.trainer_id), id] { answer(id); });
+    waits_.erase(it);
+    standbys_.Remove(standby);
+    return;
+  }
+}
+
+void TrainerManager::StartStandbys() {
+  MutexLock lock(&mutex_);
+  FillStandbysLocked();
+}
+
+// Not while a trainer starts: what it needs most then is the processor.
+void TrainerManager::FillStandbysLocked() {
+  const bool busy = std::any_of(trainers_.begin(), trainers_.end(), [](const auto& entry) {
+    return !entry.second->ended &&
+           (entry.second->phase == v1::TRAINER_PHASE_STARTING || entry.second->phase == v1::TRAINER_PHASE_PREPARING);
+  });
+  while (!busy && stopping_all_.empty() && standbys_.Wants()) {
+    const int64_t number = standbys_.NextNumber();
+    standbys_.Add(number, supervisor_.Start(SpecOf(options_.slots[0], absl::StrCat("SAB_TRAINER_STANDBY=", number))));
+  }
+}
+
+// `identity`: the variable that tells the process who it is.
+ProcessSpec TrainerManager::SpecOf(const v1::Slot& slot, const std::string& identity) const {
   std::vector<std::string> added = {
-      absl::StrCat("SAB_AGENT_SOCKET=", options_.socket),
-      absl::StrCat("SAB_TRAINER_ID=", rpc::FormatTrainerId(trainer.assignment.id())),
-      absl::StrCat("OMP_NUM_THREADS=", slot.threads()),
+      absl::StrCat("SAB_AGENT_SOCKET=", options_.socket), identity, absl::StrCat("OMP_NUM_THREADS=", slot.threads()),
       "CUDA_DEVICE_ORDER=PCI_BUS_ID",  // the order of NVML, by which slots are numbered
   };
   if (slot.device() == "cpu") added.push_back("CUDA_VISIBLE_DEVICES=");
@@ -341,8 +376,10 @@ void TrainerManager::StopAll(const std::string& why) {
     trainer->cancellation.Cancel();
     if (!trainer->ended) supervisor_.Stop(trainer->handle);
   }
+  for (const int64_t handle : standbys_.Handles()) supervisor_.Stop(handle);
   const auto all_ended = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return std::all_of(trainers_.begin(), trainers_.end(), [](const auto& entry) { return entry.second->ended; });
+    return std::all_of(trainers_.begin(), trainers_.end(), [](const auto& entry) { return entry.second->ended; }) &&
+           standbys_.Handles().empty();
   };
   while (!all_ended()) all_ended_.Wait(&mutex_);
 }
@@ -350,11 +387,18 @@ void TrainerManager::StopAll(const std::string& why) {
 // --- Processes.
 
 void TrainerManager::OnStarted(int64_t handle, int pid) {
-  const std::shared_ptr<Trainer> trainer = OfHandle(handle);
-  if (trainer == nullptr) return;
-  with_.state->RecordTrainer(trainer->key, pid);
-  MutexLock lock(&mutex_);
-  trainer->pid = pid;
+  TrainerKey key;
+  {
+    MutexLock lock(&mutex_);
+    const auto it = by_handle_.find(handle);
+    if (it == by_handle_.end()) {
+      standbys_.SetPid(handle, pid);
+      return;
+    }
+    it->second->pid = pid;
+    key = it->second->key;
+  }
+  with_.state->RecordTrainer(key, pid);
 }
 
 void TrainerManager::OnLines(int64_t handle, const std::vector<std::string>& lines) {
@@ -365,9 +409,49 @@ void TrainerManager::OnLines(int64_t handle, const std::vector<std::string>& lin
   trainer->relay->AddLines(lines);
 }
 
+void TrainerManager::OnStandbyEnd(int64_t handle, const ProcessEnd& end) {
+  MutexLock lock(&mutex_);
+  if (stopping_all_.empty()) log::Warning(absl::StrCat("a standby trainer ", end.Describe()));
+  standbys_.Fail(handle);
+  FillStandbysLocked();
+  all_ended_.NotifyAll();
+}
+
+// Looks at every trainer's process from time to time, for as long as there are any.
+void TrainerManager::Watch() {
+  absl::Duration last = with_.clock->Monotonic();
+  while (true) {
+    std::vector<std::pair<std::shared_ptr<Trainer>, int>> watched;
+    {
+      MutexLock lock(&mutex_);
+      if (trainers_.empty() && !closing_) watched_changed_.Wait(&mutex_);
+      if (!closing_) watched_changed_.WaitFor(&mutex_, Watchdog::kInterval);
+      if (closing_) return;
+      for (const auto& [key, trainer] : trainers_) {
+        if (!trainer->ended && trainer->pid > 0) watched.emplace_back(trainer, trainer->pid);
+      }
+    }
+    const absl::Duration now = with_.clock->Monotonic();
+    for (const auto& [trainer, pid] : watched) Look(*trainer, now - last, SampleProcess(pid));
+    last = now;
+  }
+}
+
+void TrainerManager::Look(Trainer& trainer, absl::Duration elapsed, const ProcessSample& sample) {
+  MutexLock lock(&mutex_);
+  const std::string verdict = trainer.watchdog.Look(elapsed, sample);
+  const bool ending = trainer.phase == v1::TRAINER_PHASE_SUCCEEDED || trainer.phase == v1::TRAINER_PHASE_FAILED;
+  if (verdict.empty() || trainer.ended || trainer.stop_wanted || trainer.hung || ending) return;
+  trainer.hung = true;
+  trainer.fault_at = with_.clock->Monotonic() - trainer.watchdog.silence();
+  trainer.failure = absl::StrCat("hung: the trainer ", verdict);
+  log::Warning(absl::StrCat(rpc::FormatTrainerId(trainer.key.ToId()), " ", trainer.failure, "; it is killed"));
+  supervisor_.ExpectEnd(trainer.handle, absl::ZeroDuration());
+}
+
 void TrainerManager::OnEnd(int64_t handle, const ProcessEnd& end) {
   const std::shared_ptr<Trainer> trainer = OfHandle(handle);
-  if (trainer == nullptr) return;
+  if (trainer == nullptr) return OnStandbyEnd(handle, end);
   with_.state->ForgetTrainer(trainer->key);
   trainer->log.close();
   trainer->cancellation.Cancel();
@@ -378,6 +462,8 @@ void TrainerManager::OnEnd(int64_t handle, const ProcessEnd& end) {
   {
     MutexLock lock(&mutex_);
     trainer->ended = true;
+    if (!trainer->hung) trainer->fault_at = with_.clock->Monotonic();
+    standbys_.RemoveHandle(handle);  // one that ended before it asked who it is
     trainer->end_visible_at = with_.clock->Monotonic() + options_.failure_delay;
     if (trainer->phase == v1::TRAINER_PHASE_SUCCEEDED) {
       trainer->end_phase = v1::TRAINER_PHASE_SUCCEEDED;
@@ -394,162 +480,11 @@ void TrainerManager::OnEnd(int64_t handle, const ProcessEnd& end) {
                            trainer->end_phase == v1::TRAINER_PHASE_FAILED ? ": " + trainer->failure : ""));
     by_handle_.erase(handle);
     AnswerWaitsLocked(trainer.get(), &answers);
-    ReconcileLocked(&forgotten);  // its slot is free
+    ReconcileLocked(&forgotten, &answers);  // its slot is free
     all_ended_.NotifyAll();
   }
   for (const auto& answer : answers) answer();
   changed_();
-}
-
-// --- Towards trainers.
-
-v1::GetAssignmentResponse TrainerManager::AssignmentLocked(const Trainer& trainer) {
-  const v1::Slot& slot = options_.slots[static_cast<size_t>(trainer.assignment.slot())];
-  v1::GetAssignmentResponse response;
-  *response.mutable_assignment() = trainer.assignment;
-  response.set_device(slot.device());
-  response.set_device_index(slot.device_index());
-  response.set_threads(slot.threads());
-  response.set_checkpoint_dir(trainer.checkpoint_parent);
-  response.set_resume_dir(trainer.resume_dir);
-  response.set_host(trainer.assignment.worker_count() <= 1 ? "127.0.0.1" : options_.host);
-  return response;
-}
-
-void TrainerManager::AnswerWaitsLocked(Trainer* trainer, Answers* answers) {
-  for (auto it = waits_.begin(); it != waits_.end();) {
-    Wait& wait = it->second;
-    const bool unwanted = trainer->ended || trainer->stop_wanted;
-    const bool ready = wait.assignment != nullptr ? trainer->prepared : !trainer->rendezvous.empty();
-    if (wait.trainer.get() != trainer || (!unwanted && !ready)) {
-      ++it;
-      continue;
-    }
-    if (wait.assignment != nullptr) {
-      absl::StatusOr<v1::GetAssignmentResponse> result =
-          unwanted                     ? Unwanted(trainer->key.ToId())
-          : !trainer->preparation.ok() ? trainer->preparation
-                                       : absl::StatusOr<v1::GetAssignmentResponse>(AssignmentLocked(*trainer));
-      answers->push_back([answer = std::move(wait.assignment), result = std::move(result)] { answer(result); });
-    } else {
-      absl::StatusOr<std::string> result = trainer->rendezvous;
-      if (unwanted) result = Unwanted(trainer->key.ToId());
-      answers->push_back([answer = std::move(wait.rendezvous), result = std::move(result)] { answer(result); });
-    }
-    it = waits_.erase(it);
-  }
-}
-
-int64_t TrainerManager::GetAssignment(const v1::TrainerId& id, AssignmentAnswer answer) {
-  Answers answers;
-  int64_t token = 0;
-  {
-    MutexLock lock(&mutex_);
-    const auto trainer = WantedLocked(id);
-    if (!trainer.ok()) {
-      answers.push_back([answer, status = trainer.status()] { answer(status); });
-    } else {
-      token = next_token_++;
-      waits_[token] = {*trainer, answer, nullptr};
-      AnswerWaitsLocked(trainer->get(), &answers);
-      if (!waits_.contains(token)) token = 0;
-    }
-  }
-  for (const auto& call : answers) call();
-  return token;
-}
-
-int64_t TrainerManager::AwaitRendezvous(const v1::TrainerId& id, RendezvousAnswer answer) {
-  Answers answers;
-  int64_t token = 0;
-  {
-    MutexLock lock(&mutex_);
-    const auto trainer = WantedLocked(id);
-    if (!trainer.ok()) {
-      answers.push_back([answer, status = trainer.status()] { answer(status); });
-    } else {
-      token = next_token_++;
-      waits_[token] = {*trainer, nullptr, answer};
-      AnswerWaitsLocked(trainer->get(), &answers);
-      if (!waits_.contains(token)) token = 0;
-    }
-  }
-  for (const auto& call : answers) call();
-  return token;
-}
-
-void TrainerManager::CancelWait(int64_t token) {
-  Wait wait;
-  {
-    MutexLock lock(&mutex_);
-    const auto it = waits_.find(token);
-    if (it == waits_.end()) return;
-    wait = std::move(it->second);
-    waits_.erase(it);
-  }
-  const absl::Status status = absl::CancelledError("the caller has gone");
-  wait.assignment != nullptr ? wait.assignment(status) : wait.rendezvous(status);
-}
-
-void TrainerManager::SetRendezvousLocked(const TrainerKey& of_rank0, const std::string& rendezvous, Answers* answers) {
-  for (const auto& [key, trainer] : trainers_) {
-    if (key.job != of_rank0.job || key.attempt != of_rank0.attempt || trainer->ended) continue;
-    trainer->rendezvous = rendezvous;
-    AnswerWaitsLocked(trainer.get(), answers);
-  }
-}
-
-absl::Status TrainerManager::PublishRendezvous(const v1::TrainerId& id, const std::string& rendezvous) {
-  Answers answers;
-  {
-    MutexLock lock(&mutex_);
-    SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(id));
-    if (id.rank() != 0) return absl::InvalidArgumentError("rendezvous: only rank 0 publishes one");
-    // Ranks on this worker need not wait for the coordinator's answer.
-    SetRendezvousLocked(trainer->key, rendezvous, &answers);
-  }
-  for (const auto& answer : answers) answer();
-  changed_();
-  return absl::OkStatus();
-}
-
-absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& request) {
-  bool news = false;
-  {
-    MutexLock lock(&mutex_);
-    SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(request.id()));
-    news = request.phase() != trainer->phase;
-    trainer->phase = request.phase();
-    trainer->step = std::max(trainer->step, request.step());
-    trainer->skipped_steps = request.skipped_steps();
-    const int slot = trainer->assignment.slot();
-    with_.metrics->SetSlotStep(slot, trainer->step);
-    for (const v1::MetricPoint& point : request.points()) {
-      if (point.split() == "train" && point.name() == "loss" && std::isfinite(point.value()))
-        with_.metrics->SetSlotLoss(slot, point.value());
-    }
-    trainer->relay->AddPoints(request.points(), request.step());
-    if (request.phase() == v1::TRAINER_PHASE_SUCCEEDED) trainer->stop_reason = request.stop_reason();
-    if (request.phase() == v1::TRAINER_PHASE_FAILED) {
-      trainer->failure = request.failure();
-      trainer->permanent = request.permanent();
-    }
-    const bool ends = request.phase() == v1::TRAINER_PHASE_SUCCEEDED || request.phase() == v1::TRAINER_PHASE_FAILED;
-    if (ends) supervisor_.ExpectEnd(trainer->handle, kFarewell);
-  }
-  if (news) changed_();
-  return absl::OkStatus();
-}
-
-absl::Status TrainerManager::PublishCheckpoint(const v1::PublishCheckpointRequest& request) {
-  MutexLock lock(&mutex_);
-  SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(request.id()));
-  if (!absl::StartsWith(request.checkpoint().name(), trainer->key.job + "/checkpoints/")) {
-    return absl::InvalidArgumentError(absl::StrCat("checkpoint.name: must belong to ", trainer->key.job, ", got \"",
-                                                   request.checkpoint().name(), "\""));
-  }
-  trainer->relay->AddCheckpoint(request.checkpoint());
-  return absl::OkStatus();
 }
 
 }  // namespace sab::agent

@@ -35,7 +35,7 @@ class WaitReactor : public grpc::ServerUnaryReactor {
 
 }  // namespace
 
-// In both waiting calls the reactor outlives the call of SetToken: gRPC lets it go only after this function has
+// In all waiting calls the reactor outlives the call of SetToken: gRPC lets it go only after this function has
 // returned it.
 grpc::ServerUnaryReactor* TrainerServiceImpl::GetAssignment(grpc::CallbackServerContext*,
                                                             const v1::GetAssignmentRequest* request,
@@ -54,6 +54,28 @@ grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitRendezvous(grpc::CallbackServ
   auto* reactor = new WaitReactor(manager_);
   reactor->SetToken(manager_->AwaitRendezvous(request->id(), [=](absl::StatusOr<std::string> answer) {
     if (answer.ok()) response->set_rendezvous(*answer);
+    reactor->Finish(rpc::ToGrpc(answer.status()));
+  }));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitAssignment(grpc::CallbackServerContext*,
+                                                              const v1::AwaitAssignmentRequest* request,
+                                                              v1::AwaitAssignmentResponse* response) {
+  auto* reactor = new WaitReactor(manager_);
+  reactor->SetToken(manager_->AwaitAssignment(request->standby(), [=](absl::StatusOr<v1::TrainerId> answer) {
+    if (answer.ok()) *response->mutable_id() = *std::move(answer);
+    reactor->Finish(rpc::ToGrpc(answer.status()));
+  }));
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* TrainerServiceImpl::AwaitRelease(grpc::CallbackServerContext*,
+                                                           const v1::AwaitReleaseRequest* request,
+                                                           v1::AwaitReleaseResponse* response) {
+  auto* reactor = new WaitReactor(manager_);
+  reactor->SetToken(manager_->AwaitRelease(request->id(), [=](absl::StatusOr<v1::TrainerId> answer) {
+    if (answer.ok()) *response->mutable_next() = *std::move(answer);
     reactor->Finish(rpc::ToGrpc(answer.status()));
   }));
   return reactor;

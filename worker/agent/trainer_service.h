@@ -11,6 +11,11 @@ class TrainerServiceImpl final : public v1::TrainerService::CallbackService {
   // `manager` outlives this.
   explicit TrainerServiceImpl(TrainerManager* manager) : manager_(manager) {}
 
+  grpc::ServerUnaryReactor* AwaitAssignment(grpc::CallbackServerContext* context,
+                                            const v1::AwaitAssignmentRequest* request,
+                                            v1::AwaitAssignmentResponse* response) override;
+  grpc::ServerUnaryReactor* AwaitRelease(grpc::CallbackServerContext* context, const v1::AwaitReleaseRequest* request,
+                                         v1::AwaitReleaseResponse* response) override;
   grpc::ServerUnaryReactor* GetAssignment(grpc::CallbackServerContext* context, const v1::GetAssignmentRequest* request,
                                           v1::GetAssignmentResponse* response) override;
   grpc::ServerUnaryReactor* PublishRendezvous(grpc::CallbackServerContext* context,

@@ -15,11 +15,23 @@ constexpr absl::Duration kCheckpointPatience = absl::Seconds(60);
 
 }  // namespace
 
-AgentClient::AgentClient(const std::string& socket, v1::TrainerId id,
+AgentClient::AgentClient(std::shared_ptr<v1::TrainerService::Stub> stub, v1::TrainerId id,
                          std::function<void(const std::string&)> on_unwanted)
-    : id_(std::move(id)),
-      on_unwanted_(std::move(on_unwanted)),
-      stub_(v1::TrainerService::NewStub(rpc::MakeChannel(socket))) {}
+    : id_(std::move(id)), on_unwanted_(std::move(on_unwanted)), stub_(std::move(stub)) {}
+
+absl::StatusOr<v1::TrainerId> AgentClient::AwaitAssignment(v1::TrainerService::Stub& stub, int64_t standby) {
+  while (true) {
+    grpc::ClientContext context;
+    rpc::SetDeadline(context, kAssignmentPatience);
+    context.set_wait_for_ready(true);
+    v1::AwaitAssignmentRequest request;
+    request.set_standby(standby);
+    v1::AwaitAssignmentResponse response;
+    const absl::Status status = rpc::FromGrpc(stub.AwaitAssignment(&context, request, &response));
+    if (status.ok()) return response.id();
+    if (!absl::IsDeadlineExceeded(status)) return status;
+  }
+}
 
 // `wait`: for the agent's socket where it is not there yet.
 template <typename Response, typename Request, typename Method>

@@ -16,7 +16,11 @@ namespace sab::trainer {
 class AgentClient {
  public:
   // `on_unwanted` is called with the agent's words when it answers ABORTED, before that call returns; on its thread.
-  AgentClient(const std::string& socket, v1::TrainerId id, std::function<void(const std::string&)> on_unwanted);
+  AgentClient(std::shared_ptr<v1::TrainerService::Stub> stub, v1::TrainerId id,
+              std::function<void(const std::string&)> on_unwanted);
+
+  // Before there is a client: a standby waits to be told which trainer it shall be. Aborted: leave.
+  static absl::StatusOr<v1::TrainerId> AwaitAssignment(v1::TrainerService::Stub& stub, int64_t standby);
 
   const v1::TrainerId& id() const { return id_; }
   absl::StatusOr<v1::GetAssignmentResponse> GetAssignment();
@@ -33,7 +37,7 @@ class AgentClient {
 
   const v1::TrainerId id_;
   const std::function<void(const std::string&)> on_unwanted_;
-  const std::unique_ptr<v1::TrainerService::Stub> stub_;
+  const std::shared_ptr<v1::TrainerService::Stub> stub_;
 };
 
 }  // namespace sab::trainer

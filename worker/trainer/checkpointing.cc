@@ -2,6 +2,7 @@
 
 #include <ATen/ops/from_blob.h>
 #include <google/protobuf/util/json_util.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -102,17 +103,15 @@ absl::StatusOr<std::vector<model::NamedTensor>> ReadTensors(const std::string& p
 }  // namespace
 
 Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters,
-                      const model::Optimizer& optimizer) {
+                      const model::FrozenState& frozen) {
   Snapshot snapshot;
   snapshot.state = state;
   for (const model::Parameter& parameter : parameters.all()) {
+    const int64_t offset = parameter.value.storage_offset() - parameters.values().storage_offset();
     snapshot.parameters.push_back(
-        {parameter.name,
-         parameter.value.detach().to(at::kCPU, parameter.value.scalar_type(), false, true).contiguous()});
+        {parameter.name, frozen.values.narrow(0, offset, parameter.value.numel()).view(parameter.value.sizes())});
   }
-  for (const model::NamedTensor& tensor : optimizer.State()) {
-    snapshot.optimizer.push_back({tensor.name, tensor.tensor.to(at::kCPU, tensor.tensor.scalar_type(), false, true)});
-  }
+  snapshot.optimizer = frozen.optimizer;
   return snapshot;
 }
 
@@ -164,13 +163,13 @@ void RemoveUnfinishedCheckpoints(const std::string& parent) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
     const std::string name = entry.path().filename();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos)
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos &&
+        !name.ends_with(absl::StrCat(".tmp-", getpid())))
       std::filesystem::remove_all(entry.path(), error);
   }
 }
 
-CheckpointWorker::CheckpointWorker(CheckpointContext context, AgentClient& agent)
-    : context_(std::move(context)), agent_(agent), thread_([this] { Run(); }) {}
+CheckpointWorker::CheckpointWorker() : thread_([this] { Run(); }) {}
 
 CheckpointWorker::~CheckpointWorker() {
   {
@@ -181,13 +180,11 @@ CheckpointWorker::~CheckpointWorker() {
   thread_.join();
 }
 
-absl::Status CheckpointWorker::Submit(Snapshot snapshot) {
+void CheckpointWorker::Submit(Order order) {
   const MutexLock lock(&mutex_);
   AwaitIdle();
-  if (!status_.ok()) return status_;
-  waiting_ = std::move(snapshot);
+  waiting_ = std::move(order);
   changed_.NotifyAll();
-  return absl::OkStatus();
 }
 
 absl::Status CheckpointWorker::Finish() {
@@ -200,24 +197,42 @@ void CheckpointWorker::AwaitIdle() {
   while (waiting_.has_value()) changed_.Wait(&mutex_);
 }
 
+namespace {
+
+absl::Status Carry(const CheckpointWorker::Order& order) {
+  absl::StatusOr<v1::Checkpoint> written = WriteCheckpoint(order.context, order.snapshot);
+  if (!written.ok()) {
+    log::Error(absl::StrCat("the checkpoint of step ", order.snapshot.state.step,
+                            " was not written, training goes on: ", std::string(written.status().message())));
+    return written.status();
+  }
+  log::Info(absl::StrCat("checkpoint ", written->name(), " written"));
+  const absl::Status status = order.publish(*written);
+  if (absl::IsAborted(status)) {
+    // Of an attempt that has ended meanwhile: nobody will ever ask for it.
+    std::error_code error;
+    std::filesystem::remove_all(
+        absl::StrCat(order.context.parent, "/", written->name().substr(written->name().rfind('/') + 1)), error);
+  }
+  return status;
+}
+
+}  // namespace
+
 void CheckpointWorker::Run() {
   for (;;) {
-    Snapshot snapshot;
+    Order order;
     {
       const MutexLock lock(&mutex_);
       while (!waiting_ && !closing_) changed_.Wait(&mutex_);
       if (!waiting_) return;
-      snapshot = *waiting_;  // tensors are shared, not copied
+      order = *waiting_;  // tensors are shared, not copied
     }
-    absl::StatusOr<v1::Checkpoint> written = WriteCheckpoint(context_, snapshot);
-    absl::Status status = written.status();
-    if (status.ok()) {
-      log::Info(absl::StrCat("checkpoint ", written->name(), " written"));
-      status = agent_.PublishCheckpoint(*written);
-    }
+    absl::Status status = Carry(order);
+    order = {};  // its memory is the training's again
     const MutexLock lock(&mutex_);
     waiting_.reset();
-    if (status_.ok()) status_ = status;
+    status_ = std::move(status);
     changed_.NotifyAll();
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -10,18 +11,19 @@
 #include "common/base/mutex.h"
 #include "model/parameters.h"
 #include "model/train/train_loop.h"
-#include "worker/trainer/agent_client.h"
+#include "sab/v1/agent_service.pb.h"
 
 namespace sab::trainer {
 
-// What a checkpoint holds, copied out of the training.
+// What a checkpoint holds, in memory that training does not write to.
 struct Snapshot {
   model::TrainState state;
   std::vector<model::NamedTensor> parameters;  // on the CPU
   std::vector<model::NamedTensor> optimizer;   // on the CPU
 };
+// Nothing is copied: `frozen` is of these parameters.
 Snapshot TakeSnapshot(const model::TrainState& state, const model::ParameterSet& parameters,
-                      const model::Optimizer& optimizer);
+                      const model::FrozenState& frozen);
 
 // What goes into every checkpoint of a job besides the snapshot.
 struct CheckpointContext {
@@ -48,33 +50,37 @@ absl::StatusOr<Restored> ReadCheckpoint(const std::string& folder);
 // Fills in the parameters of a network. FailedPrecondition names the parameter that is missing or has another shape.
 absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& parameters);
 
-// Removes what trainers that were killed in the middle of a checkpoint left in `parent`.
+// Removes what other processes that were killed in the middle of a checkpoint left in `parent`.
 void RemoveUnfinishedCheckpoints(const std::string& parent);
 
-// Writes checkpoints and tells the agent, on a thread of its own while training goes on; one at a time.
+// Writes checkpoints and tells the agent, on a thread of its own while training goes on; one at a time. Lives as long
+// as the process: what it writes for one attempt may be ready in the next one, and is then refused and removed.
 class CheckpointWorker {
  public:
-  CheckpointWorker(CheckpointContext context, AgentClient& agent);
+  struct Order {
+    CheckpointContext context;
+    Snapshot snapshot;
+    std::function<absl::Status(const v1::Checkpoint&)> publish;  // called on the worker's thread
+  };
+  CheckpointWorker();
   ~CheckpointWorker();
 
-  // Hands a snapshot over; waits while the one before is still being written. The error of an earlier one, if there was
-  // any.
-  absl::Status Submit(Snapshot snapshot) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Waits until all is written and told. The first error.
+  // Hands an order over; waits while the one before is still being written. A checkpoint that cannot be written (a full
+  // disk) is logged, and training goes on: the one before remains the latest.
+  void Submit(Order order) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Waits until all is written and told. The error of the last order.
   absl::Status Finish() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   void Run() ABSL_LOCKS_EXCLUDED(mutex_);
   void AwaitIdle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const CheckpointContext context_;
-  AgentClient& agent_;
   Mutex mutex_;
   CondVar changed_;
-  std::optional<Snapshot> waiting_ ABSL_GUARDED_BY(mutex_);  // being written or about to be
+  std::optional<Order> waiting_ ABSL_GUARDED_BY(mutex_);  // being written or about to be
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status status_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;  // last: it uses all of the above
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);  // of the last order
+  std::thread thread_;                           // last: it uses all of the above
 };
 
 }  // namespace sab::trainer

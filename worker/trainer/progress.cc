@@ -3,7 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
-#include <stdexcept>
+#include <utility>
 
 namespace sab::trainer {
 namespace {
@@ -13,10 +13,10 @@ constexpr absl::Duration kRateInterval = absl::Seconds(1);
 
 }  // namespace
 
-Progress::Progress(Options options, Reporter& reporter, CheckpointWorker* checkpoints)
-    : options_(options), reporter_(reporter), checkpoints_(checkpoints) {}
+Progress::Progress(Options options, Reporter& reporter, PulseMeter& pulse, CheckpointWorker* checkpoints)
+    : options_(std::move(options)), reporter_(reporter), pulse_(pulse), checkpoints_(checkpoints) {}
 
-void Progress::Attach(const model::ParameterSet& parameters, const model::TrainLoop& loop) {
+void Progress::Attach(const model::ParameterSet& parameters, model::TrainLoop& loop) {
   parameters_ = &parameters;
   loop_ = &loop;
 }
@@ -33,6 +33,7 @@ void Progress::Add(int64_t step, const char* split, const std::string& name, int
 
 void Progress::OnStep(const model::StepReport& report) {
   const absl::Duration now = options_.clock->Monotonic();
+  pulse_.StepDone();
   reporter_.SetStep(report.step, report.skipped_steps - options_.skipped_before);
   if (first_) {
     first_ = false;
@@ -83,6 +84,7 @@ void Progress::OnEval(const model::EvalReport& report) {
   const absl::Duration now = options_.clock->Monotonic();
   paused_ += now - step_end_;
   step_end_ = now;
+  if (options_.varying_length) pulse_.ForgetSteps();
   if (options_.rank != 0) return;
   for (const model::Figure& figure : report.figures) Add(report.step, "eval", figure.name, report.length, figure.value);
   Add(report.step, "eval", "max_hidden_norm", report.length, report.max_hidden_norm);
@@ -92,11 +94,27 @@ void Progress::OnEval(const model::EvalReport& report) {
 void Progress::OnCheckpoint(const model::TrainState& state) {
   Flush();
   if (checkpoints_ == nullptr) return;
-  const absl::Status status = checkpoints_->Submit(TakeSnapshot(state, *parameters_, loop_->optimizer()));
-  if (!status.ok()) throw std::runtime_error("checkpoint: " + std::string(status.message()));
+  checkpoints_->Submit({options_.checkpoint, TakeSnapshot(state, *parameters_, loop_->Freeze()), options_.publish});
   const absl::Duration now = options_.clock->Monotonic();
   paused_ += now - step_end_;
   step_end_ = now;
+}
+
+void Progress::OnActivity(model::Activity activity) {
+  static constexpr v1::TrainerActivity kActivities[] = {v1::TRAINER_ACTIVITY_STEP, v1::TRAINER_ACTIVITY_COLLECTIVE,
+                                                        v1::TRAINER_ACTIVITY_EVALUATION,
+                                                        v1::TRAINER_ACTIVITY_CHECKPOINT};
+  pulse_.Enter(kActivities[static_cast<size_t>(activity)]);
+}
+
+void Progress::OnAgreed(const model::TrainState& state, int source_rank) {
+  pulse_.SetHoldsState(true);
+  v1::Restoration restored;
+  restored.set_step(state.step);
+  // What the step still owes is reported again.
+  restored.set_replaces_after(state.evaluated ? state.step : state.step - 1);
+  if (options_.from_memory) restored.set_source_rank(source_rank);
+  reporter_.SetRestored(restored);
 }
 
 int64_t ResidentBytes() {

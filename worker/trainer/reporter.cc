@@ -8,7 +8,7 @@ namespace sab::trainer {
 namespace {
 
 constexpr absl::Duration kShortest = absl::Milliseconds(50);
-constexpr absl::Duration kLongest = absl::Seconds(1);
+constexpr absl::Duration kLongest = absl::Milliseconds(500);
 constexpr size_t kBatch = 2000;  // points in a message: far below the bound of 4 MiB
 
 v1::ReportProgressRequest Preparing() {
@@ -28,6 +28,13 @@ Reporter::~Reporter() {
 void Reporter::SetPhase(v1::TrainerPhase phase) {
   const MutexLock lock(&mutex_);
   state_.set_phase(phase);
+  flush_ = true;
+  changed_.NotifyAll();
+}
+
+void Reporter::SetRestored(const v1::Restoration& restored) {
+  const MutexLock lock(&mutex_);
+  *state_.mutable_restored() = restored;
   flush_ = true;
   changed_.NotifyAll();
 }
@@ -67,6 +74,16 @@ void Reporter::Fail(const std::string& failure, bool permanent) {
     state_.set_permanent(permanent);
   }
   End();
+}
+
+std::deque<v1::MetricPoint> Reporter::Abandon() {
+  {
+    const MutexLock lock(&mutex_);
+    abandoned_ = true;
+  }
+  End();
+  const MutexLock lock(&mutex_);
+  return std::move(points_);
 }
 
 void Reporter::End() {
@@ -120,18 +137,26 @@ void Reporter::Run() {
     {
       const MutexLock lock(&mutex_);
       AwaitNews();
+      if (abandoned_) return;
       request = TakeBatch();
       last = ending_ && points_.empty();
     }
+    if (options_.pulse) *request.mutable_pulse() = options_.pulse();
     const absl::Status status = options_.send(request);
     const absl::Duration now = options_.clock->Monotonic();
     if (status.ok() && last) return;
     if (status.ok()) last_answer = now;
-    if (absl::IsAborted(status) || now - last_answer > options_.patience) {
-      options_.on_lost(absl::IsAborted(status) ? std::string(status.message())
-                                               : absl::StrCat("the worker's agent did not answer for ",
-                                                              absl::FormatDuration(options_.patience), ": ",
-                                                              std::string(status.message())));
+    const bool unwanted = absl::IsAborted(status);
+    if (unwanted || now - last_answer > options_.patience) {
+      {
+        const MutexLock lock(&mutex_);
+        PutBack(std::move(request));
+      }
+      options_.on_lost(unwanted
+                           ? std::string(status.message())
+                           : absl::StrCat("the worker's agent did not answer for ",
+                                          absl::FormatDuration(options_.patience), ": ", std::string(status.message())),
+                       unwanted);
       return;
     }
     const MutexLock lock(&mutex_);

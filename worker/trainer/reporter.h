@@ -12,16 +12,18 @@
 
 namespace sab::trainer {
 
-// Sends phase, step and figures to the agent from a thread of its own, at most every 50 ms and at least every second,
-// so that training never waits. Figures that cannot be sent yet are kept, up to a bound; then the oldest of training
-// leave first. Thread-safe.
+// Sends phase, step and figures to the agent from a thread of its own, at most every 50 ms and at least twice a second,
+// so that training never waits and the agent sees that the process lives. Figures that cannot be sent yet are kept, up
+// to a bound; then the oldest of training leave first. Thread-safe.
 class Reporter {
  public:
   struct Options {
     std::function<absl::Status(const v1::ReportProgressRequest&)> send;  // AgentClient::ReportProgress
-    // Called on the reporter's thread, once, with the reason: the agent answered ABORTED, or none answered for
-    // `patience`.
-    std::function<void(const std::string& reason)> on_lost;
+    // Called on the reporter's thread, once, with the reason: the agent answered ABORTED (`unwanted`), or none answered
+    // for `patience`.
+    std::function<void(const std::string& reason, bool unwanted)> on_lost;
+    // Asked before each report, on the reporter's thread; may be empty.
+    std::function<v1::TrainerPulse()> pulse;
     absl::Duration patience = absl::Seconds(10);
     size_t max_points = 20000;
     const Clock* clock = &SystemClock();
@@ -30,6 +32,7 @@ class Reporter {
   ~Reporter();
 
   void SetPhase(v1::TrainerPhase phase) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetRestored(const v1::Restoration& restored) ABSL_LOCKS_EXCLUDED(mutex_);
   void SetStep(int64_t step, int64_t skipped_steps) ABSL_LOCKS_EXCLUDED(mutex_);
   void Add(v1::MetricPoint point) ABSL_LOCKS_EXCLUDED(mutex_);
   // Sends soon: something that people wait for.
@@ -39,6 +42,9 @@ class Reporter {
   // Once.
   void Succeed(const std::string& stop_reason) ABSL_LOCKS_EXCLUDED(mutex_);
   void Fail(const std::string& failure, bool permanent) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Ends without a last report; returns the figures that are left, for the reporter of the trainer that this process
+  // becomes. Once, in place of the above.
+  std::deque<v1::MetricPoint> Abandon() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   void Run() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -53,8 +59,9 @@ class Reporter {
   CondVar changed_;
   v1::ReportProgressRequest state_ ABSL_GUARDED_BY(mutex_);  // everything but the points; phase PREPARING at first
   std::deque<v1::MetricPoint> points_ ABSL_GUARDED_BY(mutex_);
-  bool flush_ ABSL_GUARDED_BY(mutex_) = false;
+  bool flush_ ABSL_GUARDED_BY(mutex_) = true;  // that it prepares is told at once
   bool ending_ ABSL_GUARDED_BY(mutex_) = false;
+  bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it uses all of the above
 };
 

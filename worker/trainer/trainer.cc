@@ -4,11 +4,13 @@
 #include <ATen/Parallel.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "common/base/log.h"
 #include "common/checkpoint/safetensors.h"
 #include "model/train/train_loop.h"
@@ -19,8 +21,12 @@
 namespace sab::trainer {
 namespace {
 
-// How long ranks wait for rank 0: its worker may have to be told, and to start it.
-constexpr absl::Duration kMeetingTimeout = absl::Minutes(5);
+// How long ranks wait for each other. One may come late with good reason: it finishes a long step of the attempt
+// before. Those that never come are found by their agents and the coordinator.
+constexpr absl::Duration kMeetingTimeout = absl::Minutes(30);
+// Of one call: the slowest rank may take so much longer than the others.
+constexpr std::chrono::minutes kCallTimeout(30);
+constexpr std::chrono::seconds kConnectTry(1);
 
 // Takes a Status into the world of exceptions: a refusal or damage that stays is std::invalid_argument.
 void OrThrow(const absl::Status& status) {
@@ -41,9 +47,21 @@ at::Device PrepareDevice(const v1::GetAssignmentResponse& assignment) {
   return at::kCPU;
 }
 
+// Connects to rank 0's store, which may die before it answers.
+std::shared_ptr<model::Rendezvous> Connect(const std::string& address, const StopRequest& interruption) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (true) {
+    try {
+      return model::Rendezvous::Connect(address, kConnectTry);
+    } catch (const model::CollectiveError&) {
+      if (interruption.requested() || absl::Now() > deadline) throw;
+    }
+  }
+}
+
 // Meets the other ranks.
 std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignment, at::Device device,
-                                        AgentClient& agent) {
+                                        AgentClient& agent, const StopRequest& interruption) {
   const v1::TrainerAssignment& mine = assignment.assignment();
   if (mine.world_size() <= 1) return model::MakeSingleProcessCollective();
   const bool one_machine = mine.worker_count() <= 1;
@@ -58,12 +76,15 @@ std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignm
       OrThrow(awaited.status());
       address = *awaited;
     }
-    rendezvous = model::Rendezvous::Connect(address, std::chrono::seconds(60));
+    rendezvous = Connect(address, interruption);
   }
   auto collective = model::MakeCollective(rendezvous, {.rank = mine.id().rank(),
                                                        .world_size = mine.world_size(),
                                                        .device = device,
-                                                       .local_host = one_machine ? "127.0.0.1" : assignment.host()});
+                                                       .local_host = one_machine ? "127.0.0.1" : assignment.host(),
+                                                       .timeout = kCallTimeout,
+                                                       .meeting_timeout = absl::ToChronoMilliseconds(kMeetingTimeout),
+                                                       .interrupted = [&] { return interruption.requested(); }});
   log::Info(absl::StrCat("ranks exchange gradients over ", collective->transport()));
   return collective;
 }
@@ -124,42 +145,101 @@ class Interruption {
 
 }  // namespace
 
-std::string RunTrainer(const v1::GetAssignmentResponse& assignment, AgentClient& agent, Reporter& reporter,
-                       StopRequest& stop) {
+// Everything of one job in this process. Members go in the opposite order.
+struct Replica::Parts {
+  std::string job;
+  std::string spec;  // serialised
+  at::Device device = at::kCPU;
+  std::optional<Restored> restored;  // until the loop has taken it
+  std::unique_ptr<model::Task> task;
+  std::unique_ptr<model::ParameterSet> parameters;
+  std::unique_ptr<model::Engine> engine;
+  std::unique_ptr<model::TrainLoop> loop;
+  std::unique_ptr<CheckpointWorker> checkpoints;  // once this was rank 0
+};
+
+Replica::Replica(PulseMeter& pulse) : pulse_(pulse) {}
+Replica::~Replica() = default;
+
+void Replica::Build(const v1::GetAssignmentResponse& assignment) {
   const v1::TrainerAssignment& mine = assignment.assignment();
-  const v1::JobSpec& spec = mine.spec();
-  const int rank = mine.id().rank();
   const at::Device device = PrepareDevice(assignment);
   const c10::DeviceGuard guard(device);
+  parts_.reset();
+  pulse_.SetHoldsState(false);
+  auto parts = std::make_unique<Parts>();
+  parts->job = mine.id().job();
+  parts->spec = mine.spec().SerializeAsString();
+  parts->device = device;
+  parts->restored = Restore(assignment);
+  parts->task = OpenTask(mine.spec(), parts->restored ? parts->restored->vocabulary : "");
+  const model::ModelConfig config = ToModelConfig(mine.spec());
+  parts->parameters = std::make_unique<model::ParameterSet>(config, parts->task->shape(), device);
+  if (parts->restored) OrThrow(RestoreParameters(*parts->restored, *parts->parameters));
+  parts->engine = model::MakeEngine(config, parts->task->shape(), *parts->parameters);
+  if (mine.id().rank() == 0) RemoveUnfinishedCheckpoints(assignment.checkpoint_dir());
+  parts_ = std::move(parts);
+}
 
-  std::optional<Restored> restored = Restore(assignment);
-  const std::unique_ptr<model::Task> task = OpenTask(spec, restored ? restored->vocabulary : "");
-  const model::ModelConfig config = ToModelConfig(spec);
-  model::ParameterSet parameters(config, task->shape(), device);
-  if (restored) OrThrow(RestoreParameters(*restored, parameters));
-  const std::unique_ptr<model::Engine> engine = model::MakeEngine(config, task->shape(), parameters);
-  const std::unique_ptr<model::Collective> collective = Meet(assignment, device, agent);
+std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Connections& with) {
+  const v1::TrainerAssignment& mine = assignment.assignment();
+  const int rank = mine.id().rank();
+  pulse_.Enter(v1::TRAINER_ACTIVITY_PREPARE);
+  const bool held = mine.from_memory() && parts_ != nullptr && parts_->loop != nullptr && parts_->loop->holds_state() &&
+                    parts_->job == mine.id().job() && parts_->spec == mine.spec().SerializeAsString();
+  if (!held) Build(assignment);
+  const c10::DeviceGuard guard(parts_->device);
+  pulse_.Enter(v1::TRAINER_ACTIVITY_MEET);
+  const std::unique_ptr<model::Collective> collective = Meet(assignment, parts_->device, with.agent, with.interruption);
 
-  std::unique_ptr<CheckpointWorker> checkpoints;
-  if (rank == 0) {
-    RemoveUnfinishedCheckpoints(assignment.checkpoint_dir());
-    checkpoints = std::make_unique<CheckpointWorker>(
-        CheckpointContext{assignment.checkpoint_dir(), mine.id(), spec, mine.world_size(), task->vocabulary()}, agent);
+  if (rank == 0 && parts_->checkpoints == nullptr) parts_->checkpoints = std::make_unique<CheckpointWorker>();
+  const model::TrainConfig train = ToTrainConfig(mine.spec());
+  // It may be told after this run has ended, when nobody here is to be stopped by the answer any more.
+  const auto teller = std::make_shared<AgentClient>(with.stub, mine.id(), [](const std::string&) {});
+  Progress progress({.rank = rank,
+                     .from_memory = mine.from_memory(),
+                     .batch_size = train.batch_size,
+                     .skipped_before = parts_->restored ? parts_->restored->state.skipped_steps : 0,
+                     .varying_length = !train.curriculum.lengths.empty(),
+                     .checkpoint = {assignment.checkpoint_dir(), mine.id(), mine.spec(), mine.world_size(),
+                                    parts_->task->vocabulary()},
+                     .publish = [teller](const v1::Checkpoint& written) { return teller->PublishCheckpoint(written); }},
+                    with.reporter, pulse_, rank == 0 ? parts_->checkpoints.get() : nullptr);
+  if (held) {
+    parts_->loop->Rejoin(*collective, progress);
+  } else {
+    parts_->loop = std::make_unique<model::TrainLoop>(
+        train, model::TrainLoop::Parts{*parts_->task, *parts_->engine, *parts_->parameters, *collective, progress});
+    if (parts_->restored) parts_->loop->Restore(parts_->restored->state, parts_->restored->optimizer);
+    if (mine.from_memory()) parts_->loop->TakeStateFromPeers();
+    parts_->restored.reset();
   }
-  const model::TrainConfig train = ToTrainConfig(spec);
-  Progress progress(
-      {.rank = rank, .batch_size = train.batch_size, .skipped_before = restored ? restored->state.skipped_steps : 0},
-      reporter, checkpoints.get());
-  model::TrainLoop loop(train, {*task, *engine, parameters, *collective, progress});
-  if (restored) loop.Restore(restored->state, restored->optimizer);
-  restored.reset();
-  progress.Attach(parameters, loop);
+  progress.Attach(*parts_->parameters, *parts_->loop);
 
-  const Interruption interruption(stop, loop, *collective);
-  const std::string reason = loop.Run();
+  const Interruption interruption(with.interruption, *parts_->loop, *collective);
+  const std::string reason = parts_->loop->Run();
   progress.Flush();
-  if (checkpoints != nullptr && !reason.empty()) OrThrow(checkpoints->Finish());
+  if (rank == 0 && !reason.empty()) OrThrow(parts_->checkpoints->Finish());
   return reason;
+}
+
+void Replica::WarmUp() {
+  at::set_num_threads(1);
+  model::TaskConfig task_config;
+  task_config.kind = model::TaskKind::kCopy;
+  task_config.batch_size = 2;
+  task_config.length = 2;
+  const std::unique_ptr<model::Task> task = model::MakeTask(task_config);
+  model::ModelConfig config;
+  config.hidden_size = 8;
+  model::ParameterSet parameters(config, task->shape(), at::kCPU);
+  const std::unique_ptr<model::Engine> engine = model::MakeEngine(config, task->shape(), parameters);
+  const model::Batch batch = task->TrainingBatch(1, 2, {0, 2});
+  engine->ForwardBackward(batch, 1.0);
+  const auto store = model::Rendezvous::Open("127.0.0.1");
+  const auto alone = model::MakeCollective(store, {.rank = 0, .world_size = 1});
+  at::Tensor& gradients = parameters.gradients();
+  alone->AllReduceSum(gradients);
 }
 
 }  // namespace sab::trainer

@@ -4,16 +4,24 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
+#include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/trainer_id.h"
 #include "model/train/train_loop.h"
+#include "worker/trainer/release.h"
 #include "worker/trainer/trainer.h"
 
 C10_DECLARE_int(caffe2_log_level);
@@ -23,15 +31,18 @@ namespace {
 
 constexpr int kFailed = 1, kUsage = 2, kStopped = 143;
 constexpr absl::Duration kTimeToLeave = absl::Seconds(3);
-// Survivors of a peer's death wait so long to be stopped before they report: the peer's end says more than their own.
+// Survivors of a peer's death wait so long to be stopped before they report, when their agent cannot give them another
+// trainer to be: the peer's end says more than their own.
 constexpr absl::Duration kTimeToBeTold = absl::Seconds(2);
+constexpr absl::Duration kLeastPatience = absl::Seconds(10);
 
 constexpr char kHelp[] =
     "usage: sab-trainer [--help | --version]\n"
     "\n"
     "One rank of a training job. sab-worker starts it with, in the environment,\n"
     "  SAB_AGENT_SOCKET  unix:PATH of the agent's TrainerService\n"
-    "  SAB_TRAINER_ID    jobs/JOB/attempts/ATTEMPT/ranks/RANK\n"
+    "  SAB_TRAINER_ID    jobs/JOB/attempts/ATTEMPT/ranks/RANK, or, for a warm standby that is told later,\n"
+    "  SAB_TRAINER_STANDBY  its number\n"
     "Exit codes: 0 finished, 1 failed (the agent was told why), 2 usage, 143 stopped by SIGTERM or its agent.\n";
 
 // SIGTERM and SIGINT as a StopRequest. Before other threads start: they inherit the mask.
@@ -42,6 +53,7 @@ void WatchSignals(StopRequest& stop) {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error of its write
   // Ends with the process, by _exit: nothing wakes sigwait but a signal.
   static std::thread waiter([signals, &stop] {
     int number = 0;
@@ -53,17 +65,17 @@ void WatchSignals(StopRequest& stop) {
 struct Failure {
   std::string text;
   bool permanent = false;
+  bool peer_lost = false;  // it is a peer that failed
 };
 
 // The one place where exceptions become what a user is told.
 template <typename Body>
-Failure Catch(Body body, StopRequest& stop) {
+Failure Catch(Body body) {
   try {
     body();
     return {};
   } catch (const model::CollectiveError& error) {
-    stop.Await(kTimeToBeTold);
-    return {error.what(), false};
+    return {error.what(), false, true};
   } catch (const model::PermanentError& error) {
     return {error.what(), true};
   } catch (const std::invalid_argument& error) {
@@ -81,28 +93,101 @@ Failure Catch(Body body, StopRequest& stop) {
   }
 }
 
-int Run(AgentClient& agent, StopRequest& stop) {
-  absl::StatusOr<v1::GetAssignmentResponse> assignment = agent.GetAssignment();
-  if (!assignment.ok()) {
-    log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
-    return stop.requested() ? kStopped : kFailed;
+// The trainers that this process is, one after the other: the same rank's, or another's, in one attempt after the
+// other.
+class Process {
+ public:
+  Process(std::shared_ptr<v1::TrainerService::Stub> stub, StopRequest& stop) : stub_(std::move(stub)), stop_(stop) {}
+
+  // The exit code.
+  int Run(v1::TrainerId id) {
+    while (true) {
+      const Turn turn = BeTrainer(id);
+      if (!turn.next.has_value()) return turn.exit_code;
+      log::Info(absl::StrCat("goes on as ", rpc::FormatTrainerId(*turn.next)));
+      id = *turn.next;
+    }
   }
-  Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) { return agent.ReportProgress(request); },
-                     .on_lost = [&](const std::string& reason) { stop.Request(reason); }});
-  std::string stop_reason;
-  Failure failure = Catch([&] { stop_reason = RunTrainer(*assignment, agent, reporter, stop); }, stop);
-  if (stop.requested()) {
-    log::Info(absl::StrCat("stopped: ", stop.reason()));
-    return kStopped;
+
+ private:
+  struct Turn {
+    int exit_code = 0;
+    std::optional<v1::TrainerId> next;
+  };
+
+  Turn BeTrainer(const v1::TrainerId& id) {
+    StopRequest interruption;  // of this turn; an end of the process is one too
+    stop_.SetAction([&] { interruption.Request("the process ends"); });
+    const Turn turn = BeTrainer(id, interruption);
+    stop_.SetAction(nullptr);
+    return turn;
   }
-  if (!failure.text.empty()) {
-    log::Error(failure.text);
-    reporter.Fail(failure.text, failure.permanent);
-    return kFailed;
+
+  Turn BeTrainer(const v1::TrainerId& id, StopRequest& interruption) {
+    AgentClient agent(stub_, id, [&](const std::string& reason) { interruption.Request(reason); });
+    Release release(stub_, id, [&] { interruption.Request("its attempt has ended"); });
+    const absl::StatusOr<v1::GetAssignmentResponse> assignment = agent.GetAssignment();
+    if (!assignment.ok()) {
+      if (interruption.requested()) return AfterInterruption(release, kLeastPatience);
+      log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
+      return {kFailed, std::nullopt};
+    }
+    Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) { return agent.ReportProgress(request); },
+                       .on_lost = [&](const std::string& reason,
+                                      bool unwanted) { (unwanted ? interruption : stop_).Request(reason); },
+                       .pulse = [&] { return pulse_.Read(); }});
+    for (v1::MetricPoint& point : std::exchange(left_over_, {})) reporter.Add(std::move(point));
+    std::string stop_reason;
+    Failure failure = Catch([&] { stop_reason = replica_.Run(*assignment, {agent, stub_, reporter, interruption}); });
+    if (failure.peer_lost && !interruption.requested()) AwaitWord(*assignment, release, reporter, interruption);
+    if (interruption.requested()) {
+      left_over_ = reporter.Abandon();
+      return AfterInterruption(release, kLeastPatience);
+    }
+    if (!failure.text.empty()) {
+      log::Error(failure.text);
+      reporter.Fail(failure.text, failure.permanent);
+      return {kFailed, std::nullopt};
+    }
+    log::Info(absl::StrCat("finished: ", stop_reason));
+    reporter.Succeed(stop_reason);
+    return {0, std::nullopt};
   }
-  log::Info(absl::StrCat("finished: ", stop_reason));
-  reporter.Succeed(stop_reason);
-  return 0;
+
+  // A peer is gone. The coordinator hears of it by other ways and decides; until then this process lives on and says
+  // so.
+  void AwaitWord(const v1::GetAssignmentResponse& assignment, Release& release, Reporter& reporter,
+                 StopRequest& interruption) {
+    pulse_.Enter(v1::TRAINER_ACTIVITY_INTERRUPTED);
+    reporter.Flush();
+    const absl::Duration told = absl::Seconds(assignment.peer_patience().seconds());
+    interruption.Await(release.refused() ? kTimeToBeTold : std::max(told, kLeastPatience));
+  }
+
+  Turn AfterInterruption(Release& release, absl::Duration patience) {
+    if (stop_.requested()) {
+      log::Info(absl::StrCat("stopped: ", stop_.reason()));
+      return {kStopped, std::nullopt};
+    }
+    std::optional<v1::TrainerId> next = release.Await(patience);
+    if (!next.has_value()) log::Info("stopped: not wanted any more");
+    return {kStopped, std::move(next)};
+  }
+
+  const std::shared_ptr<v1::TrainerService::Stub> stub_;
+  StopRequest& stop_;
+  PulseMeter pulse_;
+  Replica replica_{pulse_};
+  std::deque<v1::MetricPoint> left_over_;
+};
+
+// The trainer that this process is to be first: what its environment says, or, for a standby, what the agent will say.
+absl::StatusOr<v1::TrainerId> FirstTrainer(v1::TrainerService::Stub& stub, const char* id, const char* standby) {
+  if (id != nullptr) return rpc::ParseTrainerId(id);
+  int64_t number = 0;
+  if (!absl::SimpleAtoi(standby, &number)) return absl::InvalidArgumentError("SAB_TRAINER_STANDBY is not a number");
+  Replica::WarmUp();
+  return AgentClient::AwaitAssignment(stub, number);
 }
 
 int Main(int argc, char** argv) {
@@ -111,17 +196,13 @@ int Main(int argc, char** argv) {
   if (argc == 2 && option == "--help") return std::fputs(kHelp, stdout) < 0;
   const char* socket = std::getenv("SAB_AGENT_SOCKET");
   const char* id_text = std::getenv("SAB_TRAINER_ID");
-  if (argc > 1 || socket == nullptr || id_text == nullptr) {
+  const char* standby = std::getenv("SAB_TRAINER_STANDBY");
+  if (argc > 1 || socket == nullptr || (id_text == nullptr && standby == nullptr)) {
     std::fputs(kHelp, stderr);
     return kUsage;
   }
   log::Init("trainer");
   FLAGS_caffe2_log_level = 3;  // c10d logs stack traces of errors that reach the user in words
-  const absl::StatusOr<v1::TrainerId> id = rpc::ParseTrainerId(id_text);
-  if (!id.ok()) {
-    log::Error(absl::StrCat("SAB_TRAINER_ID: ", id.status().message()));
-    return kUsage;
-  }
   static StopRequest stop;
   WatchSignals(stop);
   static std::thread guard([] {  // what blocks cannot block this: an all-reduce, a disk, a destructor
@@ -129,8 +210,18 @@ int Main(int argc, char** argv) {
     absl::SleepFor(kTimeToLeave);
     _exit(kStopped);
   });
-  AgentClient agent(socket, *id, [](const std::string& reason) { stop.Request(reason); });
-  return Run(agent, stop);
+  const std::shared_ptr<v1::TrainerService::Stub> stub = v1::TrainerService::NewStub(rpc::MakeChannel(socket));
+  stop.SetAction([] { _exit(kStopped); });  // nothing has begun yet
+  const absl::StatusOr<v1::TrainerId> id = FirstTrainer(*stub, id_text, standby);
+  stop.SetAction(nullptr);
+  if (!id.ok()) {
+    log::Error(std::string(id.status().message()));
+    return absl::IsInvalidArgument(id.status()) ? kUsage : kStopped;
+  }
+  Process process(stub, stop);
+  const int code = process.Run(*id);
+  std::fflush(nullptr);
+  _exit(code);  // not by way of the destructors: a checkpoint that nobody waits for may still be being written
 }
 
 }  // namespace

@@ -69,6 +69,18 @@ TEST(ReconcileTest, ASlotThatDoesNotExistIsRefused) {
   EXPECT_EQ(Reconcile({Wanted("jobs/a", -1)}, {}, 1).refuse.size(), 1);
 }
 
+TEST(ReconcileTest, ARunningTrainerIsHandedOverToItsOwnJobsNextAttemptInItsSlotAlone) {
+  ActualTrainer able = Actual("jobs/a", 0, State::kRunning);
+  able.can_go_on = true;
+  const Actions actions = Reconcile({Wanted("jobs/a", 0, 2)}, {able}, 2);
+  ASSERT_EQ(actions.hand_over.size(), 1);
+  EXPECT_EQ(actions.hand_over[0].second.id().attempt(), 2);
+  EXPECT_TRUE(actions.stop.empty() && actions.start.empty());
+  EXPECT_EQ(Reconcile({Wanted("jobs/b", 0, 2)}, {able}, 2).stop.size(), 1);
+  EXPECT_EQ(Reconcile({Wanted("jobs/a", 1, 2)}, {able}, 2).stop.size(), 1);
+  EXPECT_EQ(Reconcile({Wanted("jobs/a", 0, 2)}, {Actual("jobs/a", 0, State::kRunning)}, 2).stop.size(), 1);
+}
+
 TEST(ReconcileTest, AnAssignmentListedTwiceStartsOnce) {
   EXPECT_EQ(Reconcile({Wanted("jobs/a", 0), Wanted("jobs/a", 0)}, {}, 2).start.size(), 1);
 }
