@@ -3,12 +3,16 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <functional>
 #include <future>
 #include <thread>
 
 namespace sab::model {
 namespace {
+
+// As Collective asks of its process.
+const auto kPipesIgnored = std::signal(SIGPIPE, SIG_IGN);
 
 // Runs `body` as every rank of a Gloo group, one thread each. Returns what each rank threw ("" for nothing).
 std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body,
