@@ -70,9 +70,10 @@ def torchrun(python, kills, seed, limit=120):
     times = []
     with tempfile.TemporaryDirectory(prefix="sab-torchrun-") as folder:
         environment = dict(os.environ, OMP_NUM_THREADS="1", SAB_BENCH_DIR=folder)
-        command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={kills + 1}",
+        command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1000",
                    "--monitor-interval=0.1", str(HERE / "peers" / "recovery_torchrun.py")]
-        run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        log = open(pathlib.Path(folder) / "log", "wb")
+        run = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             progress = pathlib.Path(folder) / "progress"
 
@@ -92,6 +93,7 @@ def torchrun(python, kills, seed, limit=120):
                 return True
 
             if not wait(lambda: last()[1] > 5):
+                print((pathlib.Path(folder) / "log").read_text()[-2000:], file=sys.stderr)
                 return [float("inf")]
             for _ in range(kills):
                 time.sleep(draw.uniform(1.0, 2.0))
@@ -104,8 +106,10 @@ def torchrun(python, kills, seed, limit=120):
                     break
                 times.append(float((pathlib.Path(folder) / f"first-{last()[0]}").read_text()) - fault)
         finally:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait()
+            log.close()
     return times
 
 

@@ -39,7 +39,8 @@ class Collective {
 
   // Makes a blocked call, and every later one, throw CollectiveError. Any thread; returns soon. Connections to the
   // peers are closed, so that calls of theirs that wait for this rank fail too. The group can only be destroyed then,
-  // which waits until nothing works on the tensors any more: a new group of the same process may use them again.
+  // which waits until nothing works on the tensors any more: a new group of the same process may use them again. The
+  // process ignores SIGPIPE: connections break while they are written to.
   virtual void Abort() = 0;
 };
 

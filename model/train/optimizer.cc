@@ -187,6 +187,13 @@ std::vector<at::Tensor> Optimizer::TakeSpare(const at::Tensor& values) {
   return spare;
 }
 
+void Optimizer::Reserve(const at::Tensor& values) {
+  if (!values.is_cpu() || !spare_.empty()) return;
+  spare_ = TakeSpare(values);
+  for (at::Tensor& tensor : spare_)
+    tensor.fill_(1);  // touches every page; a fill with zeros may leave that to the first use
+}
+
 std::vector<at::Tensor> Optimizer::Exchange(at::Tensor& values, std::vector<at::Tensor> next) {
   std::vector<at::Tensor> before = {present_};
   Attach(values, next[0]);

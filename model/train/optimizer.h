@@ -51,6 +51,8 @@ class Optimizer {
   // copy of parameters and state; of two, when the state given away before is still held. On a GPU it copies to the CPU
   // instead.
   FrozenState Freeze(at::Tensor& values);
+  // Makes the second set of buffers before it is needed, so that no step has to wait for new memory. Idempotent.
+  void Reserve(const at::Tensor& values);
   // Before anybody but Step writes to `values` or State(): what was given away stays as it is.
   void Thaw(at::Tensor& values);
 

@@ -129,6 +129,7 @@ class TrainLoop {
   const Optimizer& optimizer() const { return *optimizer_; }
   // Parameters and optimiser as they are, to read at leisure. Between two steps: in OnCheckpoint. See
   // Optimizer::Freeze.
+  void ReserveForFreeze() { optimizer_->Reserve(parameters_.values()); }
   FrozenState Freeze() { return optimizer_->Freeze(parameters_.values()); }
 
  private:

@@ -210,8 +210,8 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
     job.set_state_reason(fault.permanent ? "a restart cannot mend this fault"
                                          : absl::StrCat("no restart is left of queue.max_restarts ", allowed));
   } else {
-    // Back-off is for what does not get anywhere: an attempt that trained was worth starting. A memory that would be given
-    // up by waiting is worth some tries.
+    // Back-off is for what does not get anywhere: an attempt that trained was worth starting. A memory that would be
+    // given up by waiting is worth some tries.
     const int64_t fruitless = FruitlessInARow(job);
     if (!free) ++next.restarts;
     const bool at_once = free || fruitless == 0 || (!around.empty() && fruitless <= kTriesFromMemory);

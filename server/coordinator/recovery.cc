@@ -160,16 +160,19 @@ void Coordinator::TakeInRestoration(JobEntry& entry, const v1::Restoration& rest
   v1::Job& job = entry.record.job;
   ActiveAttempt& active = *entry.active;
   v1::Attempt& attempt = *job.mutable_attempts(job.attempts_size() - 1);
-  if (active.restored_known || attempt.has_first_step_time() || !restored.has_source_rank()) return;
+  if (active.restored_known || !restored.has_source_rank() || attempt.recovery_source() != kMemorySource) return;
   // Figures that are replaced are so before the first new one arrives; without the store the next report tries again.
   if (!metric_store_->BeginAttempt(entry.id, attempt.number(), restored.replaces_after()).ok()) return;
   active.restored_known = true;
   attempt.set_recovery_source(absl::StrCat("memory of rank ", restored.source_rank()));
   attempt.mutable_recovery()->set_lost_steps(std::max<int64_t>(0, attempt.start_step() - restored.step()));
   attempt.set_start_step(restored.step());
-  attempt.set_last_step(restored.step());
-  job.set_step(restored.step());
-  for (Rank& rank : active.ranks) rank.step = restored.step();
+  // Figures come another way, and may have been faster than this.
+  if (!attempt.has_first_step_time()) {
+    attempt.set_last_step(restored.step());
+    job.set_step(restored.step());
+    for (Rank& rank : active.ranks) rank.step = restored.step();
+  }
   Touch(entry);
 }
 

@@ -60,7 +60,7 @@ TEST_F(FaultsTest, AKilledTrainerCostsAnAttemptAndNotABit) {
   EXPECT_EQ(final.state(), v1::JOB_STATE_SUCCEEDED) << final.failure();
   ASSERT_EQ(final.attempt_count(), 2) << "the job was done before its trainer was killed";
   EXPECT_THAT(final.attempts(0).end_reason(), HasSubstr("signal 9"));
-  EXPECT_THAT(final.attempts(1).recovery_source(), HasSubstr(job.name()));
+  EXPECT_EQ(final.attempts(1).recovery_source(), "memory of rank 0");
   EXPECT_GT(final.attempts(1).start_step(), 0);
   EXPECT_EQ(FinalDigest(cluster, job), undisturbed);
 }
@@ -202,9 +202,12 @@ TEST_F(FaultsTest, ADamagedCheckpointIsNotResumedFrom) {
   for (pid_t trainer : trainers) ASSERT_EQ(kill(trainer, SIGKILL), 0);
   const v1::Job final = cluster.AwaitFinal(job);
   EXPECT_EQ(final.state(), v1::JOB_STATE_SUCCEEDED) << final.failure();
-  EXPECT_EQ(final.attempt_count(), 2);
-  EXPECT_THAT(final.attempts(1).recovery_source(), Not(HasSubstr(fs::path(newest).filename().string())));
-  EXPECT_GT(final.attempts(1).start_step(), 0);
+  // Perhaps with an attempt between that hoped for the memory of the rank whose end was heard of last.
+  EXPECT_LE(final.attempt_count(), 3);
+  const v1::Attempt& last = *final.attempts().rbegin();
+  EXPECT_THAT(last.recovery_source(), HasSubstr(job.name()));
+  EXPECT_THAT(last.recovery_source(), Not(HasSubstr(fs::path(newest).filename().string())));
+  EXPECT_GT(last.start_step(), 0);
   EXPECT_EQ(FinalDigest(cluster, job), undisturbed);
 }
 

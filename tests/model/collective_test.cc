@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <functional>
 #include <future>
 #include <thread>
@@ -10,6 +11,7 @@
 namespace sab::model {
 namespace {
 
+<<<<<<< HEAD
 // Every implementation for CPU ranks; named by Collective::transport().
 class CollectiveSuite : public ::testing::TestWithParam<std::string> {
  protected:
@@ -26,6 +28,14 @@ class CollectiveSuite : public ::testing::TestWithParam<std::string> {
 // Runs `body` as every rank of a group, one thread each. Returns what each rank threw ("" for nothing).
 std::vector<std::string> CollectiveSuite::RunRanks(int world_size, const std::function<void(Collective&)>& body) {
   constexpr std::chrono::seconds timeout(20);
+=======
+// As Collective asks of its process.
+const auto kPipesIgnored = std::signal(SIGPIPE, SIG_IGN);
+
+// Runs `body` as every rank of a Gloo group, one thread each. Returns what each rank threw ("" for nothing).
+std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body,
+                                  std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+>>>>>>> recovery
   auto store = Rendezvous::Open("127.0.0.1");
   std::vector<std::string> errors(static_cast<size_t>(world_size));
   std::vector<std::thread> threads;
@@ -101,14 +111,16 @@ TEST_P(CollectiveSuite, AbortReleasesABlockedRank) {
 // A survivor leaves a group whose other members live and do nothing, and takes part in another one at once.
 TEST_P(CollectiveSuite, AnAbortedGroupIsGoneWithoutItsPeersHelpAndItsTensorCanBeUsedAgain) {
   auto store = Rendezvous::Open("127.0.0.1");
-  std::promise<void> gone;
+  std::promise<void> met, gone;
   auto finished = gone.get_future().share();
   std::thread idle([&] {
     auto mine = Rendezvous::Connect(store->address(), std::chrono::seconds(20));
     const auto group = MakeCollective(mine, Alone(1));
+    met.set_value();
     finished.wait();
   });
   auto group = MakeCollective(store, Alone(0));
+  met.get_future().wait();
   at::Tensor mine = at::ones({1000000});
   std::thread aborter([&] { group->Abort(); });
   EXPECT_THROW(group->AllReduceSum(mine), CollectiveError);

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <functional>
 #include <future>
 #include <limits>
@@ -13,6 +14,9 @@
 
 namespace sab::model {
 namespace {
+
+// As Collective asks of its process.
+const auto kPipesIgnored = std::signal(SIGPIPE, SIG_IGN);
 
 using ::testing::HasSubstr;
 

@@ -290,6 +290,8 @@ void TrainerManager::HandOverLocked(const std::shared_ptr<Trainer>& old, const v
   next->handle = old->handle;
   next->pid = old->pid;
   by_handle_[next->handle] = next;
+  // It may be in the middle of a long step, and is then as little hung as before.
+  next->watchdog = old->watchdog;
   old->ended = true;
   old->end_phase = v1::TRAINER_PHASE_STOPPED;
   old->successor = assignment.id();

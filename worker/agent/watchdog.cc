@@ -74,12 +74,6 @@ void Watchdog::Hear(const v1::TrainerPulse& pulse) {
   silence_ = absl::ZeroDuration();
 }
 
-void Watchdog::Reset() {
-  heard_ = false;
-  pulse_.Clear();
-  silence_ = stopped_ = idle_ = in_device_ = absl::ZeroDuration();
-}
-
 std::string Watchdog::Look(absl::Duration elapsed, const ProcessSample& sample) {
   if (!sample.found) return "";
   const absl::Duration counted = std::min(elapsed, kLongestGap * kInterval);
@@ -101,8 +95,8 @@ absl::Duration Watchdog::Allowed() const {
 std::string Watchdog::Judge() const {
   if (stopped_ >= limits_.least) return absl::StrCat("is stopped by a signal for ", Seconds(stopped_));
   if (!heard_) {
-    return silence_ >= limits_.start ? absl::StrCat("has not reported within ", Seconds(limits_.start), " of its start")
-                                     : "";
+    const bool late = (silence_ >= limits_.start && idle_ >= limits_.least) || silence_ >= limits_.start_at_most;
+    return late ? absl::StrCat("has not reported within ", Seconds(silence_), " of its start") : "";
   }
   // A program that does not say what it is at: nothing more can be told from outside.
   if (pulse_.activity() == v1::TRAINER_ACTIVITY_UNSPECIFIED) return "";

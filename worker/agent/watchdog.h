@@ -17,9 +17,10 @@ struct ProcessSample {
 ProcessSample SampleProcess(int pid);
 
 struct WatchdogLimits {
-  absl::Duration least = absl::Seconds(2);        // nothing is judged sooner
-  double factor = 3;                              // times the expected
-  absl::Duration start = absl::Minutes(2);        // from the start of a process to its first report
+  absl::Duration least = absl::Seconds(2);  // nothing is judged sooner
+  double factor = 3;                        // times the expected
+  absl::Duration start = absl::Minutes(2);  // from the start of a process to its first report
+  absl::Duration start_at_most = absl::Minutes(20);
   absl::Duration unknown = absl::Minutes(1);      // idle in something of which it is not known how long it takes
   absl::Duration device_wait = absl::Minutes(1);  // idle, but waiting for a disk
 };
@@ -31,16 +32,15 @@ struct WatchdogLimits {
 //  - a process that is stopped by a signal (for `least` alone: nothing legitimate does that);
 //  - one that does not report, although a thread of its own does nothing else twice a second, and uses no processor;
 //  - one that reports but whose training thread is still in the same computation, and that uses no processor;
-// and one that has not reported at all within `start`. Never hung is one that waits for its peers or for word from its
-// agent, nor one that computes, however long: on a slow or crowded machine that is healthy.
+// and one that has not reported at all within `start` and uses no processor, or within `start_at_most`. Never hung is
+// one that waits for its peers or for word from its agent, nor one that computes, however long: on a slow or crowded
+// machine that is healthy.
 class Watchdog {
  public:
   explicit Watchdog(WatchdogLimits limits = {}) : limits_(limits) {}
 
   // A report has come.
   void Hear(const v1::TrainerPulse& pulse);
-  // The process has been given another trainer to be: what was heard is void.
-  void Reset();
   // A look, `elapsed` after the last one (at most `longest_gap` of it counts). "" or why it is hung: "uses no processor
   // and has not reported for 2.3s (0.05s is usual), in a step".
   std::string Look(absl::Duration elapsed, const ProcessSample& sample);
@@ -54,7 +54,7 @@ class Watchdog {
   absl::Duration Allowed() const;
   std::string Judge() const;
 
-  const WatchdogLimits limits_;
+  WatchdogLimits limits_;
   bool heard_ = false;
   v1::TrainerPulse pulse_;
   absl::Duration silence_;    // since the last report, or the start

@@ -215,6 +215,7 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
     parts_->restored.reset();
   }
   progress.Attach(*parts_->parameters, *parts_->loop);
+  if (rank == 0 && !mine.from_memory()) parts_->loop->ReserveForFreeze();
 
   const Interruption interruption(with.interruption, *parts_->loop, *collective);
   const std::string reason = parts_->loop->Run();
