@@ -1,7 +1,10 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "model/batch.h"
 #include "model/config.h"
@@ -22,6 +25,14 @@ struct FastCase {
 };
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
+
+// What engines are compared on, in double: every combination of the lengths that SAB has, and everything else one by one.
+std::vector<FastCase> SabGrid();
+std::vector<FastCase> Settings();
+
+std::string CaseName(const testing::TestParamInfo<FastCase>& info);
+
+void ExpectSameSums(const PassSums& actual, const PassSums& expected, double tolerance);
 
 // Of random numbers, in the case's precision; a function of the case alone.
 Batch MakeBatch(const FastCase& c);
