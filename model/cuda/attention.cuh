@@ -18,8 +18,8 @@ inline int64_t AttentionElements(int64_t hidden) {
 template <class T>
 class Attention {
  public:
-  SAB_DEVICE Attention(const AttentionArguments<T>& arguments, char* shared)
-      : a(arguments), weight_(reinterpret_cast<T*>(shared)), d_(weight_ + kQueryTile * kMemoryTile),
+  SAB_DEVICE explicit Attention(const AttentionArguments<T>& arguments)
+      : a(arguments), weight_(reinterpret_cast<T*>(SharedMemory())), d_(weight_ + kQueryTile * kMemoryTile),
         largest_(d_ + kQueryTile * kMemoryTile), sum_(largest_ + kQueryTile), factor_(sum_ + kQueryTile),
         mean_(factor_ + kQueryTile), score_(mean_ + kQueryTile) {
     for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) score_[h] = a.score[h];

@@ -12,8 +12,7 @@ namespace sab::model::cuda {
 template <class T, class W, int R>
 class BackwardSweep : public Sweep<T, W, R> {
  public:
-  SAB_DEVICE BackwardSweep(const SweepArguments<T>& arguments, char* shared)
-      : Sweep<T, W, R>(arguments, shared), shared_(shared) {}
+  SAB_DEVICE explicit BackwardSweep(const SweepArguments<T>& arguments) : Sweep<T, W, R>(arguments) {}
 
   SAB_DEVICE void Run() {
     if (a.recalls) {
@@ -43,7 +42,7 @@ class BackwardSweep : public Sweep<T, W, R> {
   using Sweep<T, W, R>::rank;
 
   SAB_DEVICE void RunWithRecall() {
-    MemoriesBackward<T> memories(a, shared_);
+    MemoriesBackward<T> memories(a);
     const int blocks = static_cast<int>(a.barrier.blocks);
     for (int64_t t = a.last; t >= a.first; --t) {
       if (a.mlp && a.mental_updates && !a.detach_scores && this->Writes(t)) WriteGradient(t / a.k_att);
@@ -113,8 +112,6 @@ class BackwardSweep : public Sweep<T, W, R> {
       });
     }
   }
-
-  char* const shared_;
 };
 
 }  // namespace sab::model::cuda

@@ -12,8 +12,10 @@
 // through the sequence and meet at SyncGroup. Every thread of a warp, block or group calls its functions together.
 #ifdef __CUDACC__
 #define SAB_DEVICE __device__ __forceinline__
+#define SAB_DEVICE_CALL __device__ __noinline__  // compiled once, however many places call it
 #else
 #define SAB_DEVICE inline
+#define SAB_DEVICE_CALL inline
 #include "model/cuda/emulator.h"
 #endif
 
@@ -46,6 +48,11 @@ SAB_DEVICE int BlockInGrid() {
 }
 SAB_DEVICE void SyncBlock() {
   __syncthreads();
+}
+// The block's shared memory.
+SAB_DEVICE char* SharedMemory() {
+  extern __shared__ __align__(128) char sab_shared_memory[];
+  return sab_shared_memory;
 }
 
 // Everything that the group's blocks wrote before is visible behind it, to LoadRemote at least.
@@ -117,6 +124,9 @@ inline int BlockInGrid() {
 }
 inline void SyncBlock() {
   emulator::SyncBlock();
+}
+inline char* SharedMemory() {
+  return emulator::SharedMemory();
 }
 inline void SyncGroup(const GroupBarrier&) {
   emulator::SyncGroup();

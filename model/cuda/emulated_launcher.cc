@@ -11,11 +11,11 @@ namespace {
 template <class T, class W, int R>
 void RunSweep(bool backward, const SweepShape& shape, const SweepArguments<T>& arguments) {
   const emulator::Grid grid{shape.blocks(), shape.threads, shape.group, shape.shared_bytes};
-  emulator::Run(grid, [&](char* shared) {
+  emulator::Run(grid, [&] {
     if (backward) {
-      BackwardSweep<T, W, R>(arguments, shared).Run();
+      BackwardSweep<T, W, R>(arguments).Run();
     } else {
-      ForwardSweep<T, W, R>(arguments, shared).Run();
+      ForwardSweep<T, W, R>(arguments).Run();
     }
   });
 }
@@ -55,8 +55,8 @@ class EmulatedLauncher : public Launcher {
     const auto run = [&](int tile, auto method) {
       const int tiles = (a.steps + tile - 1) / tile;
       const size_t bytes = static_cast<size_t>(AttentionElements(a.hidden)) * sizeof(T);
-      emulator::Run({tiles * a.rows, limits_.threads, 1, bytes}, [&](char* shared) {
-        Attention<T> attention(a, shared);
+      emulator::Run({tiles * a.rows, limits_.threads, 1, bytes}, [&] {
+        Attention<T> attention(a);
         (attention.*method)(BlockInGrid() / tiles, BlockInGrid() % tiles * tile);
       });
     };

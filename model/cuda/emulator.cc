@@ -17,10 +17,11 @@ constexpr int kWarpLanes = 32;
 constexpr size_t kGuardBytes = 256;
 constexpr char kFill = '\xff';  // NaN in every floating-point type
 
+struct Fiber;
+
 struct Barrier {
   int members = 0;
-  int arrived = 0;
-  int64_t round = 0;
+  std::vector<Fiber*> waiting;
 };
 
 struct WarpState {
@@ -40,8 +41,6 @@ struct Fiber {
   BlockState* block = nullptr;
   int thread = 0;
   int exchanges = 0;
-  const Barrier* waits_for = nullptr;
-  int64_t since_round = 0;
   bool started = false;
   bool finished = false;
   ucontext_t start;
@@ -54,8 +53,9 @@ struct Machine {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<BlockState> blocks;
   Barrier group;
+  std::vector<Fiber*> ready;
   int threads = 0;
-  const std::function<void(char*)>* kernel = nullptr;
+  const std::function<void()>* kernel = nullptr;
   Fiber* current = nullptr;
   jmp_buf scheduler;
 };
@@ -73,7 +73,7 @@ void Yield() {
 
 void Enter() {
   Machine& machine = TheMachine();
-  (*machine.kernel)(machine.current->block->shared);
+  (*machine.kernel)();
   machine.current->finished = true;
   _longjmp(machine.scheduler, 1);
 }
@@ -88,26 +88,21 @@ __attribute__((noinline)) void Resume(Fiber* fiber) {
 }
 
 void Wait(Barrier* barrier) {
-  Fiber* fiber = TheMachine().current;
-  if (++barrier->arrived == barrier->members) {
-    barrier->arrived = 0;
-    ++barrier->round;
+  Machine& machine = TheMachine();
+  if (static_cast<int>(barrier->waiting.size()) + 1 == barrier->members) {
+    machine.ready.insert(machine.ready.end(), barrier->waiting.begin(), barrier->waiting.end());
+    barrier->waiting.clear();
     return;
   }
-  fiber->waits_for = barrier;
-  fiber->since_round = barrier->round;
+  barrier->waiting.push_back(machine.current);
   Yield();
-  fiber->waits_for = nullptr;
-}
-
-bool CanRun(const Fiber& fiber) {
-  return !fiber.finished && (fiber.waits_for == nullptr || fiber.waits_for->round != fiber.since_round);
 }
 
 void StartBlocks(const Grid& grid, int first) {
   Machine& machine = TheMachine();
   machine.blocks = std::vector<BlockState>(static_cast<size_t>(grid.group));
-  machine.group = Barrier{grid.group * grid.threads};
+  machine.group = Barrier{grid.group * grid.threads, {}};
+  machine.ready.clear();
   for (int b = 0; b < grid.group; ++b) {
     BlockState& block = machine.blocks[static_cast<size_t>(b)];
     block.index = first + b;
@@ -133,33 +128,30 @@ void StartFibers(const Grid& grid) {
     fiber.block = &machine.blocks[i / static_cast<size_t>(grid.threads)];
     fiber.thread = static_cast<int>(i % static_cast<size_t>(grid.threads));
     fiber.exchanges = 0;
-    fiber.waits_for = nullptr;
     fiber.started = fiber.finished = false;
     getcontext(&fiber.start);
     fiber.start.uc_stack.ss_sp = fiber.stack.get();
     fiber.start.uc_stack.ss_size = kStackBytes;
     fiber.start.uc_link = nullptr;
     makecontext(&fiber.start, Enter, 0);
+    machine.ready.push_back(&fiber);
   }
 }
 
-// Turns of all fibers until all have finished: forwards and backwards, from a different one each time.
+// Until all have finished.
 void TakeTurns(size_t count) {
   Machine& machine = TheMachine();
-  size_t finished = 0, start = 0;
-  for (int64_t turn = 0; finished < count; ++turn) {
-    bool moved = false;
-    start = (start * 5 + 3) % count;
-    for (size_t i = 0; i < count; ++i) {
-      const size_t step = turn % 2 == 0 ? i : count - 1 - i;
-      Fiber* fiber = machine.fibers[(start + step) % count].get();
-      if (!CanRun(*fiber)) continue;
-      Resume(fiber);
-      moved = true;
-      finished += fiber->finished;
-    }
-    if (!moved) throw std::logic_error("kernel: threads wait for each other for ever");
+  size_t finished = 0;
+  uint32_t random = 1;
+  while (!machine.ready.empty()) {
+    random = random * 1664525 + 1013904223;  // Numerical Recipes' generator
+    std::swap(machine.ready[(random >> 8) % machine.ready.size()], machine.ready.back());
+    Fiber* fiber = machine.ready.back();
+    machine.ready.pop_back();
+    Resume(fiber);
+    finished += fiber->finished;
   }
+  if (finished < count) throw std::logic_error("kernel: threads wait for each other for ever");
 }
 
 void CheckGuards(size_t shared_bytes) {
@@ -172,7 +164,7 @@ void CheckGuards(size_t shared_bytes) {
 
 }  // namespace
 
-void Run(const Grid& grid, const std::function<void(char*)>& kernel) {
+void Run(const Grid& grid, const std::function<void()>& kernel) {
   if (grid.threads % kWarpLanes != 0 || grid.blocks % grid.group != 0) throw std::logic_error("kernel: bad grid");
   Machine& machine = TheMachine();
   machine.threads = grid.threads;
@@ -195,6 +187,10 @@ int Threads() {
 
 int BlockIndex() {
   return TheMachine().current->block->index;
+}
+
+char* SharedMemory() {
+  return TheMachine().current->block->shared;
 }
 
 void SyncBlock() {

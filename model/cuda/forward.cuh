@@ -13,8 +13,7 @@ namespace sab::model::cuda {
 template <class T, class W, int R>
 class ForwardSweep : public Sweep<T, W, R> {
  public:
-  SAB_DEVICE ForwardSweep(const SweepArguments<T>& arguments, char* shared)
-      : Sweep<T, W, R>(arguments, shared), shared_(shared) {}
+  SAB_DEVICE explicit ForwardSweep(const SweepArguments<T>& arguments) : Sweep<T, W, R>(arguments) {}
 
   SAB_DEVICE void Run() {
     if (a.recalls) {
@@ -35,7 +34,7 @@ class ForwardSweep : public Sweep<T, W, R> {
   using Sweep<T, W, R>::rank;
 
   SAB_DEVICE void RunWithRecall() {
-    Memories<T> memories(a, shared_);
+    Memories<T> memories(a);
     const int blocks = static_cast<int>(a.barrier.blocks);
     if (a.first == 1 && !a.replay && Warp() == 0) {
       for (int row = rank; row < row_count; row += blocks) memories.Reset(first_row + row);
@@ -101,8 +100,6 @@ class ForwardSweep : public Sweep<T, W, R> {
       a.key[this->State(i, first_row + from + r) + first_unit + unit] = sums(unit, r);
     });
   }
-
-  char* const shared_;
 };
 
 }  // namespace sab::model::cuda

@@ -58,8 +58,9 @@ SweepShape ShapeOf(const ModelConfig& config, int64_t rows, bool backward, const
   s.units = static_cast<int>(Divide(config.hidden_size, group));
   s.group_rows = static_cast<int>(Divide(rows, limits.processors / group));
   s.groups = static_cast<int>(Divide(rows, s.group_rows));
-  s.rows_at_a_time = s.group_rows <= kFewRows ? kFewRows : kManyRows;
-  s.threads = s.group_rows <= kFewRows ? limits.threads : std::max(2 * kWarpLanes, limits.threads / 2);
+  const bool few = s.group_rows <= kFewRows;
+  s.rows_at_a_time = few ? kFewRows : kManyRows;
+  s.threads = few ? limits.threads : std::max(2 * kWarpLanes, limits.threads / 2);
   s.cluster = group > 1 && group <= limits.cluster_blocks;
   s.shared_bytes = LayOut(config, sizes, backward, &s);
   return s;

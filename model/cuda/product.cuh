@@ -17,7 +17,13 @@ SAB_DEVICE Together<V, kCount> LoadTogether(const V* from) {
   return *reinterpret_cast<const Together<V, kCount>*>(from);
 }
 
-// Sums left in shared memory by Multiply, each in `splits` parts that are added in order.
+// Into how many parts the terms of a product are divided among the block's threads.
+SAB_DEVICE int Splits(int columns) {
+  const int quads = columns / kColumns, threads = ThreadsOfBlock();
+  return threads >= quads ? threads / quads : 1;
+}
+
+// Sums left in shared memory by a product, in parts that are added in order.
 template <class T, int R>
 struct Sums {
   const T* partial;
@@ -31,30 +37,46 @@ struct Sums {
   }
 };
 
-// sums(n, r) = sum over k < depth of source(r, k) * weights[k * columns + n], for R rows; `columns` is a multiple of
-// kColumns. The whole block calls it; the sums may be read when it returns, until the next call. A thread computes
-// kColumns columns of all rows over a share of the terms: a weight is read once for R rows.
+// R rows times the slice of a weight that a block owns.
+template <class T>
+struct Product {
+  const T* rows = nullptr;  // the first; rows from `count` on count as 0
+  int count = 0;
+  int depth = 0;    // elements of a row, without gaps between rows
+  int columns = 0;  // a multiple of kColumns
+  int stage = 0;    // offset in shared memory, as in SharedLayout
+  int partial = 0;  // the same
+};
+
+// For Sums at product.partial: weights (depth, columns). The whole block calls it; the sums may be read when it
+// returns, until the next call. A thread computes kColumns columns of all rows over a share of the terms: a weight is
+// read once for R rows.
 //
 // From shared memory four weights of 16 bytes and R numbers of the left side feed 4 R multiply-adds: with two rows the
 // loads take 5 cycles of the multiprocessor's shared memory for 4 of its arithmetic.
-template <class T, class W, int R, class Source>
-SAB_DEVICE Sums<T, R> Multiply(const Source& source, int depth, const W* weights, int columns, T* stage, T* partial) {
-  const int thread = ThreadInBlock(), threads = ThreadsOfBlock(), quads = columns / kColumns;
-  const int splits = threads >= quads ? threads / quads : 1;
+template <class T, class W, int R>
+SAB_DEVICE void Multiply(const Product<T>& p, const W* weights) {
+  const int thread = ThreadInBlock(), threads = ThreadsOfBlock(), quads = p.columns / kColumns;
+  const int splits = Splits(p.columns);
+  T* const stage = reinterpret_cast<T*>(SharedMemory() + p.stage);
+  T* const partial = reinterpret_cast<T*>(SharedMemory() + p.partial);
   constexpr int kTile = kStageElements / R;
   for (int first = 0; first < quads; first += threads) {
     const int here = quads - first < threads ? quads - first : threads;
     const int quad = first + thread % here, split = thread / here;
     T sum[R][kColumns] = {};
-    for (int k0 = 0; k0 < depth; k0 += kTile) {
-      const int count = depth - k0 < kTile ? depth - k0 : kTile;
+    for (int k0 = 0; k0 < p.depth; k0 += kTile) {
+      const int count = p.depth - k0 < kTile ? p.depth - k0 : kTile;
       SyncBlock();
-      for (int e = thread; e < count * R; e += threads) stage[e % count * R + e / count] = source(e / count, k0 + e % count);
+      for (int e = thread; e < count * R; e += threads) {
+        const int r = e / count, k = e % count;
+        stage[k * R + r] = r < p.count ? LoadRemote(p.rows + int64_t{r} * p.depth + k0 + k) : T{0};
+      }
       SyncBlock();
       if (split >= splits) continue;
 #pragma unroll 4
       for (int k = split; k < count; k += splits) {
-        const auto w = LoadTogether<W, kColumns>(weights + int64_t{k0 + k} * columns + kColumns * quad);
+        const auto w = LoadTogether<W, kColumns>(weights + int64_t{k0 + k} * p.columns + kColumns * quad);
         const auto x = LoadTogether<T, R>(stage + k * R);
         for (int r = 0; r < R; ++r)
           for (int n = 0; n < kColumns; ++n) sum[r][n] += x.value[r] * static_cast<T>(ToFloat(w.value[n]));
@@ -62,10 +84,20 @@ SAB_DEVICE Sums<T, R> Multiply(const Source& source, int depth, const W* weights
     }
     if (split >= splits) continue;
     for (int n = 0; n < kColumns; ++n)
-      for (int r = 0; r < R; ++r) partial[(split * columns + kColumns * quad + n) * R + r] = sum[r][n];
+      for (int r = 0; r < R; ++r) partial[(split * p.columns + kColumns * quad + n) * R + r] = sum[r][n];
   }
   SyncBlock();
-  return {partial, columns, splits};
+}
+
+// With weights at `offset` elements of shared memory, or at `weights` in global memory. Calls that the compiler does not
+// merge: a kernel has many, and their pointers must show which memory they are to.
+template <class T, class W, int R>
+SAB_DEVICE_CALL void MultiplyResident(Product<T> product, int64_t offset) {
+  Multiply<T, W, R>(product, reinterpret_cast<const W*>(SharedMemory()) + offset);
+}
+template <class T, class W, int R>
+SAB_DEVICE_CALL void MultiplyStreamed(Product<T> product, const W* weights) {
+  Multiply<T, W, R>(product, weights);
 }
 
 }  // namespace sab::model::cuda

@@ -20,15 +20,15 @@ struct Reading {
 template <class T>
 class Memories {
  public:
-  SAB_DEVICE Memories(const SweepArguments<T>& arguments, char* shared)
+  SAB_DEVICE explicit Memories(const SweepArguments<T>& arguments)
       : a(arguments),
-        query_(reinterpret_cast<T*>(shared + a.layout.vectors)),
+        query_(reinterpret_cast<T*>(SharedMemory() + a.layout.vectors)),
         score_weight_(query_ + a.hidden),
-        list_(reinterpret_cast<T*>(shared + a.layout.list)),
-        few_score_(reinterpret_cast<T*>(shared + a.layout.few)),
+        list_(reinterpret_cast<T*>(SharedMemory() + a.layout.list)),
+        few_score_(reinterpret_cast<T*>(SharedMemory() + a.layout.few)),
         few_alpha_(few_score_ + kLanes),
-        list_index_(reinterpret_cast<int32_t*>(shared + a.layout.list_index)),
-        few_index_(reinterpret_cast<int32_t*>(shared + a.layout.few_index)) {
+        list_index_(reinterpret_cast<int32_t*>(SharedMemory() + a.layout.list_index)),
+        few_index_(reinterpret_cast<int32_t*>(SharedMemory() + a.layout.few_index)) {
     for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) score_weight_[h] = a.score[h];
     SyncBlock();
   }

@@ -8,15 +8,15 @@ namespace sab::model::cuda {
 template <class T>
 class MemoriesBackward {
  public:
-  SAB_DEVICE MemoriesBackward(const SweepArguments<T>& arguments, char* shared)
+  SAB_DEVICE explicit MemoriesBackward(const SweepArguments<T>& arguments)
       : a(arguments),
-        reader_(arguments, shared),
-        query_(reinterpret_cast<T*>(shared + a.layout.vectors)),
+        reader_(arguments),
+        query_(reinterpret_cast<T*>(SharedMemory() + a.layout.vectors)),
         weight_(query_ + a.hidden),
         d_context_(weight_ + a.hidden),
-        few_d_(reinterpret_cast<T*>(shared + a.layout.few)),
+        few_d_(reinterpret_cast<T*>(SharedMemory() + a.layout.few)),
         few_alpha_(few_d_ + kLanes),
-        few_index_(reinterpret_cast<int32_t*>(shared + a.layout.few_index)) {}
+        few_index_(reinterpret_cast<int32_t*>(SharedMemory() + a.layout.few_index)) {}
 
   // a.d_h holds what the cell of step t+1 sends to h_t. Leaves in a.d_hat what h^_t gets, but for what goes through the
   // query, whose gradient takes the query's place; adds to the gradients of memories, keys (or saliences) and of the

@@ -10,13 +10,10 @@ namespace sab::model::cuda {
 template <class T, class W, int R>
 class Sweep {
  public:
-  SAB_DEVICE Sweep(const SweepArguments<T>& arguments, char* shared)
+  SAB_DEVICE explicit Sweep(const SweepArguments<T>& arguments)
       : a(arguments),
         barrier_(arguments.barrier),
-        rank(BlockInGrid() % static_cast<int>(barrier_.blocks)),
-        weights_(reinterpret_cast<W*>(shared)),
-        stage_(At<T>(shared, a.layout.stage)),
-        partial_(At<T>(shared, a.layout.partial)) {
+        rank(BlockInGrid() % static_cast<int>(barrier_.blocks)) {
     const int group = BlockInGrid() / static_cast<int>(barrier_.blocks);
     barrier_.counter += group;
     first_row = group * a.group_rows;
@@ -28,11 +25,6 @@ class Sweep {
   }
 
  protected:
-  template <class V>
-  SAB_DEVICE static V* At(char* shared, int offset) {
-    return reinterpret_cast<V*>(shared + offset);
-  }
-
   SAB_DEVICE void MeetGroup() const { SyncGroup(barrier_); }
 
   SAB_DEVICE int64_t SlotOf(int64_t t) const { return a.first_slot + t - a.first; }
@@ -45,12 +37,14 @@ class Sweep {
 
   // R rows from the group's row `from` of the tensor (B,width) at `states`, with the weights at `offset` of the slice.
   SAB_DEVICE Sums<T, R> MultiplyRows(const T* states, int width, int from, int64_t offset, int columns) const {
-    const auto source = [&](int r, int k) {
-      return from + r < row_count ? LoadRemote(states + int64_t{first_row + from + r} * width + k) : T{0};
-    };
-    if (a.resident) return Multiply<T, W, R>(source, width, weights_ + offset, columns, stage_, partial_);
-    const W* slice = static_cast<const W*>(a.weights) + rank * a.slice;
-    return Multiply<T, W, R>(source, width, slice + offset, columns, stage_, partial_);
+    const Product<T> product{states + int64_t{first_row + from} * width, row_count - from,       width, columns,
+                             a.layout.stage,                             a.layout.partial};
+    if (a.resident) {
+      MultiplyResident<T, W, R>(product, offset);
+    } else {
+      MultiplyStreamed<T, W, R>(product, static_cast<const W*>(a.weights) + rank * a.slice + offset);
+    }
+    return {reinterpret_cast<const T*>(SharedMemory() + a.layout.partial), columns, Splits(columns)};
   }
 
   // Calls visit(unit, r) for each of the block's units and each of R rows from the group's row `from`, units side by
@@ -70,7 +64,7 @@ class Sweep {
     const W* from = static_cast<const W*>(a.weights) + rank * a.slice;
     using Quad = Together<W, kColumns>;
     for (int64_t i = ThreadInBlock(); i < a.slice / kColumns; i += ThreadsOfBlock()) {
-      reinterpret_cast<Quad*>(weights_)[i] = reinterpret_cast<const Quad*>(from)[i];
+      reinterpret_cast<Quad*>(SharedMemory())[i] = reinterpret_cast<const Quad*>(from)[i];
     }
   }
 
@@ -80,11 +74,6 @@ class Sweep {
   const int rank;  // of this block in its group
   int first_row = 0, row_count = 0;
   int first_unit = 0, unit_count = 0;
-
- private:
-  W* const weights_;
-  T* const stage_;
-  T* const partial_;
 };
 
 }  // namespace sab::model::cuda

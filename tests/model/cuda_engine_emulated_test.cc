@@ -25,7 +25,7 @@ class OneThread : public testing::Environment {
 const auto* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
 
 // Pretended GPUs. Their chunks are short, so that a sequence has several.
-constexpr DeviceLimits kOneBlockAGroup{.processors = 8, .shared_bytes = 4 << 20, .threads = 64, .chunk = 16};
+constexpr DeviceLimits kOneBlockAGroup{.processors = 3, .shared_bytes = 4 << 20, .threads = 64, .chunk = 16};
 constexpr DeviceLimits kSeveralBlocksAGroup{
     .processors = 6, .shared_bytes = 30 << 10, .cluster_blocks = 1, .threads = 64, .chunk = 16};
 constexpr DeviceLimits kNothingResident{.processors = 5, .shared_bytes = 0, .threads = 64, .chunk = 32};
