@@ -136,10 +136,14 @@ V LoadRemote(const V* from) {
   return *from;
 }
 template <class V>
-V Exchange(V value, int lane) {
+const uint64_t* ExchangeBits(V value) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof(value));
-  const uint64_t found = emulator::ExchangeInWarp(bits)[lane];
+  return emulator::ExchangeInWarp(bits);
+}
+template <class V>
+V Exchange(V value, int lane) {
+  const uint64_t found = ExchangeBits(value)[lane];
   std::memcpy(&value, &found, sizeof(value));
   return value;
 }
@@ -192,19 +196,28 @@ SAB_DEVICE double ToFloat(double x) {
   return x;
 }
 
-// Sums and maxima over a warp, the same bits on every lane and in every run.
+// Combines the lanes' values in pairs whose distance halves: the same bits on every lane and in every run.
+template <class T, class Combine>
+SAB_DEVICE T ReduceWarp(T x, const Combine& combine) {
+#ifdef __CUDACC__
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) x = combine(x, ShuffleXor(x, mask));
+  return x;
+#else
+  const uint64_t* all = ExchangeBits(x);
+  T values[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) std::memcpy(&values[lane], &all[lane], sizeof(T));
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) values[lane] = combine(values[lane], values[lane + half]);
+  return values[0];
+#endif
+}
 template <class T>
 SAB_DEVICE T WarpSum(T x) {
-  for (int mask = kLanes / 2; mask > 0; mask /= 2) x += ShuffleXor(x, mask);
-  return x;
+  return ReduceWarp(x, [](T a, T b) { return a + b; });
 }
 template <class T>
 SAB_DEVICE T WarpMax(T x) {
-  for (int mask = kLanes / 2; mask > 0; mask /= 2) {
-    const T other = ShuffleXor(x, mask);
-    x = other > x ? other : x;
-  }
-  return x;
+  return ReduceWarp(x, [](T a, T b) { return a > b ? a : b; });
 }
 
 SAB_DEVICE float Tanh(float x) {
