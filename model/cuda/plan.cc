@@ -161,17 +161,28 @@ size_t KeptBytes(const Plan& plan, size_t state_bytes) {
          static_cast<size_t>(e.places) * sizeof(double);
 }
 
-size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps) {
-  const Plan plan = MakePlan(config, rows, steps, true, DeviceLimits());
-  const size_t number = config.precision == Precision::kFp64 ? 8 : 4;
-  const int64_t hidden = config.hidden_size, places = plan.chunk * rows;
-  // Of a chunk: the projected inputs before they are copied; h and s side by side and their gradient; the gradients of h
-  // and s; logits, their logarithms and gradients.
-  const int64_t features = config.kind == Kind::kLstm ? hidden : 2 * hidden;
-  const int64_t outputs = places * (3 * features + 4 * shape.outputs), inputs = places * 4 * hidden;
-  // Packed weights, forward and backward.
-  const int64_t weights = 2 * hidden * (4 * hidden + (plan.has_keys() ? 2 * hidden : 0));
+namespace {
+
+size_t Bytes(const Plan& plan, const TaskShape& shape) {
+  const size_t number = plan.config.precision == Precision::kFp64 ? 8 : 4;
+  const int64_t hidden = plan.config.hidden_size, places = plan.chunk * plan.rows, passes = plan.backward ? 2 : 1;
+  // Of a chunk: the projected inputs before they are copied; or h and s side by side and, backward, their gradient and
+  // those of h and s; logits, their logarithms and gradients.
+  const int64_t features = plan.config.kind == Kind::kLstm ? hidden : 2 * hidden;
+  const int64_t outputs = places * ((2 * passes - 1) * features + 2 * passes * shape.outputs);
+  const int64_t inputs = places * 4 * hidden;
+  const int64_t weights = passes * hidden * (4 * hidden + (plan.has_keys() ? 2 * hidden : 0));  // packed
   return KeptBytes(plan, number) + static_cast<size_t>(std::max(outputs, inputs) + weights) * number;
+}
+
+}  // namespace
+
+size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps) {
+  return Bytes(MakePlan(config, rows, steps, true, DeviceLimits()), shape);
+}
+
+size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps) {
+  return Bytes(MakePlan(config, rows, steps, false, DeviceLimits()), shape);
 }
 
 const char* WhyNotCuda(const ModelConfig& config) {

@@ -119,6 +119,9 @@ size_t KeptBytes(const Plan& plan, size_t state_bytes);
 // LibTorch's operations take it.
 size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps);
 
+// The same for an evaluation.
+size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps);
+
 // Why the CUDA engine leaves these settings to the reference, or null when it computes them.
 const char* WhyNotCuda(const ModelConfig& config);
 
