@@ -3,8 +3,8 @@
 //   bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [ENGINE [DEVICE]]
 //   bench_engine profile SYSTEM STEPS HIDDEN BATCH      the parts of a step on one thread, and this machine's ceilings
 // Reads lines from standard input: `step` runs one training step and answers with its milliseconds; at the end of the
-// input it answers with the peak of memory above what it was before the first step (resident; on a GPU, device memory of
-// this process's allocator), and the predicted one, in bytes.
+// input it answers with the peak of memory above what it was before the first step (resident; on a GPU, device memory
+// of this process's allocator), and the predicted one, in bytes.
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>

@@ -258,16 +258,16 @@ v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
   } else {
     PredictReference(work, parameters, gpu, &cost);
   }
-  cost.set_basis(absl::StrCat(
-      fast    ? "fused engine on one thread of a CPU with AVX-512"
-      : fused ? "fused engine on one GPU"
-      : gpu   ? "reference engine on one GPU"
-              : "reference engine on CPUs",
-      ", ", work.rows, " rows a replica, sequences of ", work.data.steps, " steps", work.data.assumed,
-      fast    ? "; memory within 15 %, data files not counted; seconds within a factor of two"
-      : fused ? "; memory of what the engine keeps, data files and CUDA's own not counted; seconds a guess"
-              : "; within a factor of about two",
-      fast && scored ? ", longer where a sequence is so uniform that its memories are alike" : ""));
+  cost.set_basis(
+      absl::StrCat(fast    ? "fused engine on one thread of a CPU with AVX-512"
+                   : fused ? "fused engine on one GPU"
+                   : gpu   ? "reference engine on one GPU"
+                           : "reference engine on CPUs",
+                   ", ", work.rows, " rows a replica, sequences of ", work.data.steps, " steps", work.data.assumed,
+                   fast    ? "; memory within 15 %, data files not counted; seconds within a factor of two"
+                   : fused ? "; memory of what the engine keeps, data files and CUDA's own not counted; seconds a guess"
+                           : "; within a factor of about two",
+                   fast && scored ? ", longer where a sequence is so uniform that its memories are alike" : ""));
   return cost;
 }
 

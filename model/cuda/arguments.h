@@ -20,9 +20,9 @@ struct SweepArguments {
   int group_rows = 0;
   bool resident = true;
   SharedLayout layout;
-  int64_t slice = 0;         // elements of one block's packed weights
-  int64_t query_offset = 0;  // of W_q in a slice
-  int64_t memory_offset = 0; // of W_m
+  int64_t slice = 0;          // elements of one block's packed weights
+  int64_t query_offset = 0;   // of W_q in a slice
+  int64_t memory_offset = 0;  // of W_m
 
   // The piece of the sequence.
   int64_t first = 1;
@@ -63,13 +63,13 @@ struct SweepArguments {
   T* alpha = nullptr;           // (recall slots,B,k_top)
   T* normaliser = nullptr;      // (recall slots,B) Z of the sparse phase, otherwise infinite
 
-  T* memory = nullptr;             // (N,B,H)
-  T* key = nullptr;                // (N,B,H) W_m m_i
-  T* salience = nullptr;           // (N,B) separable: w_m . tanh(m_i)
-  T* leader_score = nullptr;       // (B,32) separable: the running best, with leader_index
+  T* memory = nullptr;        // (N,B,H)
+  T* key = nullptr;           // (N,B,H) W_m m_i
+  T* salience = nullptr;      // (N,B) separable: w_m . tanh(m_i)
+  T* leader_score = nullptr;  // (B,32) separable: the running best, with leader_index
   int32_t* leader_index = nullptr;
-  int32_t* place_memory = nullptr; // (B,capacity) salient: which memory a place holds
-  double* credit = nullptr;        // (B,capacity) salient: its sum of alpha
+  int32_t* place_memory = nullptr;  // (B,capacity) salient: which memory a place holds
+  double* credit = nullptr;         // (B,capacity) salient: its sum of alpha
 
   // Going backward.
   const T* d_out_h = nullptr;  // (last-first+1,B,H) what the outputs send to h_t
@@ -92,18 +92,18 @@ struct AttentionArguments {
   int hidden = 0;
   int steps = 0;
   bool softmax = true;
-  const T* score = nullptr;  // (H)
-  const T* memory = nullptr; // (T+1,B,H) the zero state and every h_t
-  const T* key = nullptr;    // (T,B,H)
-  const T* query = nullptr;  // (T,B,H)
-  T* context = nullptr;      // (T,B,H)
-  T* normaliser = nullptr;   // (T,B) log of the sum of exponentials
+  const T* score = nullptr;   // (H)
+  const T* memory = nullptr;  // (T+1,B,H) the zero state and every h_t
+  const T* key = nullptr;     // (T,B,H)
+  const T* query = nullptr;   // (T,B,H)
+  T* context = nullptr;       // (T,B,H)
+  T* normaliser = nullptr;    // (T,B) log of the sum of exponentials
 
-  const T* d_context = nullptr; // (T,B,H)
-  T* d_query = nullptr;         // (T,B,H)
-  T* d_key = nullptr;           // (T,B,H)
-  T* d_memory = nullptr;        // (T,B,H)
-  T* d_score = nullptr;         // (query tiles,B,H) shares of the score's weights
+  const T* d_context = nullptr;  // (T,B,H)
+  T* d_query = nullptr;          // (T,B,H)
+  T* d_key = nullptr;            // (T,B,H)
+  T* d_memory = nullptr;         // (T,B,H)
+  T* d_score = nullptr;          // (query tiles,B,H) shares of the score's weights
 };
 
 // The part of the arguments that plan and shape say; pieces and pointers are left to be filled in.

@@ -19,9 +19,14 @@ template <class T>
 class Attention {
  public:
   SAB_DEVICE explicit Attention(const AttentionArguments<T>& arguments)
-      : a(arguments), weight_(reinterpret_cast<T*>(SharedMemory())), d_(weight_ + kQueryTile * kMemoryTile),
-        largest_(d_ + kQueryTile * kMemoryTile), sum_(largest_ + kQueryTile), factor_(sum_ + kQueryTile),
-        mean_(factor_ + kQueryTile), score_(mean_ + kQueryTile) {
+      : a(arguments),
+        weight_(reinterpret_cast<T*>(SharedMemory())),
+        d_(weight_ + kQueryTile * kMemoryTile),
+        largest_(d_ + kQueryTile * kMemoryTile),
+        sum_(largest_ + kQueryTile),
+        factor_(sum_ + kQueryTile),
+        mean_(factor_ + kQueryTile),
+        score_(mean_ + kQueryTile) {
     for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) score_[h] = a.score[h];
     SyncBlock();
   }
@@ -67,7 +72,8 @@ class Attention {
     Clear(a.d_key, row, first, memories);
     for (int query = first / kQueryTile * kQueryTile; query < a.steps; query += kQueryTile) {
       Weigh(row, query, first);
-      for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) MemoryGradients(row, query, first, memories, h);
+      for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock())
+        MemoryGradients(row, query, first, memories, h);
     }
   }
 

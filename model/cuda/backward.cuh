@@ -3,8 +3,8 @@
 #include "model/cuda/recall_backward.cuh"
 #include "model/cuda/sweep.cuh"
 
-// Steps last .. first of a recurrence, backward: leaves the gradients of the gates' arguments, of the queries and of the
-// keys, from which the weights' are large matrix products.
+// Steps last .. first of a recurrence, backward: leaves the gradients of the gates' arguments, of the queries and of
+// the keys, from which the weights' are large matrix products.
 //
 // A step of kind sab in three parts, as forward: the row's recall needs the whole gradient of h, the cell that of h^.
 namespace sab::model::cuda {

@@ -18,10 +18,9 @@ bool CudaEngineSupports(const ModelConfig& config, const TaskShape& shape, at::D
 
 // The fused CUDA engine: sweeps over the sequence in kernels of `launcher`, and LibTorch for what is one large product
 // (inputs, outputs and loss, the weights' gradients). Its results are those of the reference up to rounding, and the
-// same bits in every run on one kind of GPU. bf16 and tf32 concern the large products and, bf16, the weights that sweeps
-// hold; states, scores and sums are in fp32. `parameters` must outlive it. Everything is enqueued on the current stream;
-// a pass waits for the GPU once, at its end.
-// The parameters may be on a CPU when the launcher is the emulator.
+// same bits in every run on one kind of GPU. bf16 and tf32 concern the large products and, bf16, the weights that
+// sweeps hold; states, scores and sums are in fp32. `parameters` must outlive it. Everything is enqueued on the current
+// stream; a pass waits for the GPU once, at its end. The parameters may be on a CPU when the launcher is the emulator.
 std::unique_ptr<Engine> MakeCudaEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters,
                                        std::unique_ptr<cuda::Launcher> launcher);
 

@@ -5,11 +5,11 @@
 #include <cstring>
 
 // The few things kernels need of the machine they run on. Kernels (*.cuh) are written against these names alone, so
-// that the same source is compiled by nvcc for a GPU and by the host's compiler for the emulator, in which tests compare
-// it with the reference on machines without a GPU.
+// that the same source is compiled by nvcc for a GPU and by the host's compiler for the emulator, in which tests
+// compare it with the reference on machines without a GPU.
 //
-// Words: a block of threads has warps of 32 lanes; a *group* is some blocks that run at the same time, take the same rows
-// through the sequence and meet at SyncGroup. Every thread of a warp, block or group calls its functions together.
+// Words: a block of threads has warps of 32 lanes; a *group* is some blocks that run at the same time, take the same
+// rows through the sequence and meet at SyncGroup. Every thread of a warp, block or group calls its functions together.
 #ifdef __CUDACC__
 #define SAB_DEVICE __device__ __forceinline__
 #define SAB_DEVICE_CALL __device__ __noinline__  // compiled once, however many places call it

@@ -47,7 +47,9 @@ class EmulatedLauncher : public Launcher {
   }
 
   void Attend(bool backward, const AttentionArguments<float>& arguments) override { RunAttention(backward, arguments); }
-  void Attend(bool backward, const AttentionArguments<double>& arguments) override { RunAttention(backward, arguments); }
+  void Attend(bool backward, const AttentionArguments<double>& arguments) override {
+    RunAttention(backward, arguments);
+  }
 
  private:
   template <class T>

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <functional>
 
-// Runs a kernel's source on a CPU, for tests: every thread of a group of blocks is a fiber, and fibers run one at a time
-// between the points where they wait for each other. Which of those that can run does so next is drawn at random (the same
-// in every run), so that a missing barrier shows as a wrong result. Slow, and for one thread of the process.
+// Runs a kernel's source on a CPU, for tests: every thread of a group of blocks is a fiber, and fibers run one at a
+// time between the points where they wait for each other. Which of those that can run does so next is drawn at random
+// (the same in every run), so that a missing barrier shows as a wrong result. Slow, and for one thread of the process.
 namespace sab::model::cuda::emulator {
 
 struct Grid {
@@ -16,8 +16,8 @@ struct Grid {
   size_t shared_bytes = 0;
 };
 
-// Runs `kernel` once for each thread. Throws std::logic_error when threads wait for each other for ever, or when a block
-// wrote beyond its shared memory.
+// Runs `kernel` once for each thread. Throws std::logic_error when threads wait for each other for ever, or when a
+// block wrote beyond its shared memory.
 void Run(const Grid& grid, const std::function<void()>& kernel);
 
 // What device.h is made of; only within Run.

@@ -10,6 +10,12 @@
 // block's. A separable score needs no query, an LSTM neither.
 namespace sab::model::cuda {
 
+// What the input sends to a unit's gates, and its c before the step.
+template <class T>
+struct CellInputs {
+  T i, f, g, o, c;
+};
+
 template <class T, class W, int R>
 class ForwardSweep : public Sweep<T, W, R> {
  public:
@@ -58,21 +64,36 @@ class ForwardSweep : public Sweep<T, W, R> {
     const bool key = a.mlp && !a.replay && !a.provisional && t > 1 && this->Writes(t - 1);
     for (int from = 0; from < row_count; from += R) {
       const T* before = a.h + this->State(slot, 0);
+      // The loads of a thread's first unit are under way during the product.
+      CellInputs<T> first{};
+      const bool any =
+          this->ForFirstUnit(from, [&](int unit, int r) { first = InputsOf(slot, unit, first_row + from + r); });
       const auto sums = this->MultiplyRows(before, a.hidden, from, 0, 4 * a.units);
-      this->ForEachUnit(from, [&](int unit, int r) { CellOf(slot, unit, first_row + from + r, sums, r); });
+      bool loaded = any;
+      this->ForEachUnit(from, [&](int unit, int r) {
+        const int row = first_row + from + r;
+        CellOf(slot, unit, row, sums.Quad(unit, r), loaded ? first : InputsOf(slot, unit, row));
+        loaded = false;
+      });
       if (key) KeyOf((t - 1) / a.k_att, before, from);
     }
   }
 
-  template <class Sums>
-  SAB_DEVICE void CellOf(int64_t slot, int unit, int row, const Sums& sums, int r) const {
+  SAB_DEVICE CellInputs<T> InputsOf(int64_t slot, int unit, int row) const {
+    const int64_t at = this->State(slot, row) + first_unit + unit;
+    const T* gates = a.gates + 4 * this->State(slot, row) + first_unit + unit;
+    return {gates[0], gates[a.hidden], gates[2 * a.hidden], gates[3 * a.hidden], a.c[at]};
+  }
+
+  SAB_DEVICE void CellOf(int64_t slot, int unit, int row, const Together<T, kColumns>& sums,
+                         const CellInputs<T>& in) const {
     const int64_t at = this->State(slot, row) + first_unit + unit, after = at + int64_t{a.rows} * a.hidden;
     T* gates = a.gates + 4 * this->State(slot, row) + first_unit + unit;
-    const T i = Sigmoid(gates[0] + sums(4 * unit, r));
-    const T f = Sigmoid(gates[a.hidden] + sums(4 * unit + 1, r));
-    const T g = Tanh(gates[2 * a.hidden] + sums(4 * unit + 2, r));
-    const T o = Sigmoid(gates[3 * a.hidden] + sums(4 * unit + 3, r));
-    const T c = f * a.c[at] + i * g;
+    const T i = Sigmoid(in.i + sums.value[0]);
+    const T f = Sigmoid(in.f + sums.value[1]);
+    const T g = Tanh(in.g + sums.value[2]);
+    const T o = Sigmoid(in.o + sums.value[3]);
+    const T c = f * in.c + i * g;
     gates[0] = i;
     gates[a.hidden] = f;
     gates[2 * a.hidden] = g;

@@ -1,8 +1,7 @@
-#include "model/cuda/kernels.h"
-
 #include "model/cuda/attention.cuh"
 #include "model/cuda/backward.cuh"
 #include "model/cuda/forward.cuh"
+#include "model/cuda/kernels.h"
 
 // Registers, from `nvcc -Xptxas -v` for sm_80 / sm_90 (no kernel spills): see the table in docs/PERFORMANCE.md.
 namespace sab::model::cuda {
@@ -16,12 +15,14 @@ constexpr int MostThreads(int rows_at_a_time) {
 }
 
 template <class T, class W, int R>
-__global__ void __launch_bounds__(MostThreads(R), 1) ForwardKernel(const __grid_constant__ SweepArguments<T> arguments) {
+__global__ void __launch_bounds__(MostThreads(R), 1)
+    ForwardKernel(const __grid_constant__ SweepArguments<T> arguments) {
   ForwardSweep<T, W, R>(arguments).Run();
 }
 
 template <class T, class W, int R>
-__global__ void __launch_bounds__(MostThreads(R), 1) BackwardKernel(const __grid_constant__ SweepArguments<T> arguments) {
+__global__ void __launch_bounds__(MostThreads(R), 1)
+    BackwardKernel(const __grid_constant__ SweepArguments<T> arguments) {
   BackwardSweep<T, W, R>(arguments).Run();
 }
 
@@ -42,8 +43,8 @@ template <class T>
 LaunchError Launch(void (*kernel)(SweepArguments<T>), const SweepShape& shape, SweepArguments<T> arguments,
                    cudaStream_t stream) {
   const void* function = reinterpret_cast<const void*>(kernel);
-  const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(shape.shared_bytes));
+  const cudaError_t error =
+      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes));
   if (error != cudaSuccess) return {"cudaFuncSetAttribute(MaxDynamicSharedMemorySize)", error};
   cudaLaunchAttribute attribute;
   if (shape.cluster) {
@@ -72,7 +73,8 @@ LaunchError LaunchOfWeights(bool backward, const SweepShape& shape, const SweepA
                             cudaStream_t stream) {
   const bool few = shape.rows_at_a_time == kFewRows;
   if (backward) {
-    return Launch<T>(few ? &BackwardKernel<T, W, kFewRows> : &BackwardKernel<T, W, kManyRows>, shape, arguments, stream);
+    return Launch<T>(few ? &BackwardKernel<T, W, kFewRows> : &BackwardKernel<T, W, kManyRows>, shape, arguments,
+                     stream);
   }
   return Launch<T>(few ? &ForwardKernel<T, W, kFewRows> : &ForwardKernel<T, W, kManyRows>, shape, arguments, stream);
 }
@@ -80,9 +82,8 @@ LaunchError LaunchOfWeights(bool backward, const SweepShape& shape, const SweepA
 template <class T, Part kPart>
 LaunchError LaunchPart(int tile, const AttentionArguments<T>& arguments, cudaStream_t stream) {
   const auto bytes = static_cast<int>(static_cast<size_t>(AttentionElements(arguments.hidden)) * sizeof(T));
-  const cudaError_t error =
-      cudaFuncSetAttribute(reinterpret_cast<const void*>(&AttentionKernel<T, kPart>),
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(&AttentionKernel<T, kPart>),
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return {"cudaFuncSetAttribute(MaxDynamicSharedMemorySize)", error};
   const dim3 grid(static_cast<unsigned>((arguments.steps + tile - 1) / tile), static_cast<unsigned>(arguments.rows));
   AttentionKernel<T, kPart><<<grid, kAttentionThreads, static_cast<size_t>(bytes), stream>>>(arguments);

@@ -6,7 +6,8 @@
 namespace sab::model::cuda {
 
 // Starts kernels: on the current GPU and stream, or in the emulator. One thread calls.
-// Each call throws std::runtime_error with the name of the CUDA call that failed; errors of kernels that run show later.
+// Each call throws std::runtime_error with the name of the CUDA call that failed; errors of kernels that run show
+// later.
 class Launcher {
  public:
   virtual ~Launcher() = default;

@@ -45,8 +45,7 @@ Tensor OuterLayers::Project(const Batch& batch, int64_t first, int64_t count) co
 
 void OuterLayers::BackwardProject(const Batch& batch, int64_t first, int64_t count, const Tensor& d_projected) const {
   const at::AutoGradMode with_gradients(true);
-  const std::vector<size_t> found =
-      Find({"cell.weight_ih", "cell.bias_ih", "cell.bias_hh", "embedding.weight"});
+  const std::vector<size_t> found = Find({"cell.weight_ih", "cell.bias_ih", "cell.bias_hh", "embedding.weight"});
   std::vector<Tensor> leaves;
   for (size_t i : found) leaves.push_back(weights_.leaves[i]);
   const Tensor projected = ProjectInputs(weights_, batch.inputs.narrow(1, first, count));

@@ -31,7 +31,8 @@ class OuterLayers {
     at::Tensor hidden;   // (count,B,H)
     at::Tensor context;  // (count,B,H); undefined for kind lstm
   };
-  // Of loss * scale summed over those steps, and adds to the gradients of the output layer. Cross-entropy at every step.
+  // Of loss * scale summed over those steps, and adds to the gradients of the output layer. Cross-entropy at every
+  // step.
   StateGradients BackwardEveryStep(const Batch& batch, int64_t first, const States& states, double scale) const;
   // The same for the other losses, given each row's states at its last step, (1,B,H).
   StateGradients BackwardLastStep(const Batch& batch, const States& last, double scale) const;

@@ -84,8 +84,8 @@ class Pass {
   at::Tensor d_memory_, d_key_, d_salience_, d_h_, d_c_, d_hat_, d_write_, d_score_, d_query_score_;
   at::Tensor d_states_, d_context_, d_query_, d_score_tiles_;
 
-  States last_;                              // (1,B,H) at each row's last step
-  OuterLayers::StateGradients d_last_;       // (1,B,H)
+  States last_;                         // (1,B,H) at each row's last step
+  OuterLayers::StateGradients d_last_;  // (1,B,H)
 };
 
 }  // namespace sab::model::cuda

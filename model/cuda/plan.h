@@ -10,15 +10,15 @@
 // The rows of a batch are independent, so nothing ever waits for the whole GPU. A *group* of blocks, one on each
 // multiprocessor, takes some rows through the sequence in one kernel; each block owns a slice of the hidden units and
 // holds that slice's rows of W_hh, W_q and W_m in its shared memory, where they stay. The blocks of a group exchange
-// states through global memory (which is to say the second-level cache) and meet two or three times a step. Where even all
-// multiprocessors together cannot hold the weights, blocks read them from the second-level cache instead.
+// states through global memory (which is to say the second-level cache) and meet two or three times a step. Where even
+// all multiprocessors together cannot hold the weights, blocks read them from the second-level cache instead.
 namespace sab::model::cuda {
 
-inline constexpr int kColumns = 4;          // of a product that one thread computes at a time
-inline constexpr int kStageElements = 2048; // of a product's left side that a block holds at a time
-inline constexpr int kMostRecalled = 31;    // k_top at most: the best k_top + 1 lie in the lanes of a warp
-inline constexpr int kQueryTile = 8;        // queries of full attention that a block handles at a time
-inline constexpr int kMemoryTile = 32;      // and memories
+inline constexpr int kColumns = 4;           // of a product that one thread computes at a time
+inline constexpr int kStageElements = 2048;  // of a product's left side that a block holds at a time
+inline constexpr int kMostRecalled = 31;     // k_top at most: the best k_top + 1 lie in the lanes of a warp
+inline constexpr int kQueryTile = 8;         // queries of full attention that a block handles at a time
+inline constexpr int kMemoryTile = 32;       // and memories
 
 // What a GPU has.
 struct DeviceLimits {
@@ -49,7 +49,7 @@ struct SweepShape {
   int group = 1;       // blocks of a group
   int group_rows = 1;  // rows of a group
   int groups = 1;
-  int units = 1;       // hidden units of a block
+  int units = 1;  // hidden units of a block
   int rows_at_a_time = kFewRows;
   int threads = 512;
   bool resident = true;  // weights in shared memory
@@ -81,12 +81,12 @@ PackedSizes PackedSizesOf(const ModelConfig& config, int units, bool backward);
 
 struct Plan {
   ModelConfig config;
-  int64_t rows = 0;       // B
-  int64_t steps = 0;      // T
-  int64_t memories = 0;   // ever written, m_1 included; kind attention: the states read, T
-  int64_t chunk = 0;      // steps of one kernel, whose outputs are computed together
-  bool backward = false;  // a training pass
-  bool recompute = false; // keep only chunks' first states, and compute the gates again going backward
+  int64_t rows = 0;        // B
+  int64_t steps = 0;       // T
+  int64_t memories = 0;    // ever written, m_1 included; kind attention: the states read, T
+  int64_t chunk = 0;       // steps of one kernel, whose outputs are computed together
+  bool backward = false;   // a training pass
+  bool recompute = false;  // keep only chunks' first states, and compute the gates again going backward
 
   bool recalls() const { return config.kind == Kind::kSab; }
   bool attends() const { return config.kind == Kind::kAttention; }

@@ -16,6 +16,10 @@ template <class V, int kCount>
 SAB_DEVICE Together<V, kCount> LoadTogether(const V* from) {
   return *reinterpret_cast<const Together<V, kCount>*>(from);
 }
+template <class V, int kCount>
+SAB_DEVICE void StoreTogether(const Together<V, kCount>& values, V* to) {
+  *reinterpret_cast<Together<V, kCount>*>(to) = values;
+}
 
 // Into how many parts the terms of a product are divided among the block's threads.
 SAB_DEVICE int Splits(int columns) {
@@ -23,7 +27,8 @@ SAB_DEVICE int Splits(int columns) {
   return threads >= quads ? threads / quads : 1;
 }
 
-// Sums left in shared memory by a product, in parts that are added in order.
+// Sums left in shared memory by a product, in parts that are added in order: (splits, R, columns), so that neighbouring
+// threads read neighbouring columns.
 template <class T, int R>
 struct Sums {
   const T* partial;
@@ -32,7 +37,16 @@ struct Sums {
 
   SAB_DEVICE T operator()(int column, int row) const {
     T sum = 0;
-    for (int s = 0; s < splits; ++s) sum += partial[(s * columns + column) * R + row];
+    for (int s = 0; s < splits; ++s) sum += partial[(s * R + row) * columns + column];
+    return sum;
+  }
+  // Columns 4 quad .. 4 quad + 3.
+  SAB_DEVICE Together<T, kColumns> Quad(int quad, int row) const {
+    Together<T, kColumns> sum{};
+    for (int s = 0; s < splits; ++s) {
+      const auto part = LoadTogether<T, kColumns>(partial + (s * R + row) * columns + kColumns * quad);
+      for (int n = 0; n < kColumns; ++n) sum.value[n] += part.value[n];
+    }
     return sum;
   }
 };
@@ -64,13 +78,16 @@ SAB_DEVICE void Multiply(const Product<T>& p, const W* weights) {
   for (int first = 0; first < quads; first += threads) {
     const int here = quads - first < threads ? quads - first : threads;
     const int quad = first + thread % here, split = thread / here;
-    T sum[R][kColumns] = {};
+    Together<T, kColumns> sum[R] = {};
     for (int k0 = 0; k0 < p.depth; k0 += kTile) {
       const int count = p.depth - k0 < kTile ? p.depth - k0 : kTile;
       SyncBlock();
-      for (int e = thread; e < count * R; e += threads) {
-        const int r = e / count, k = e % count;
-        stage[k * R + r] = r < p.count ? LoadRemote(p.rows + int64_t{r} * p.depth + k0 + k) : T{0};
+      for (int k = thread; k < count; k += threads) {
+        Together<T, R> x;
+        for (int r = 0; r < R; ++r) {
+          x.value[r] = r < p.count ? LoadRemote(p.rows + int64_t{r} * p.depth + k0 + k) : T{0};
+        }
+        StoreTogether(x, stage + k * R);
       }
       SyncBlock();
       if (split >= splits) continue;
@@ -79,18 +96,17 @@ SAB_DEVICE void Multiply(const Product<T>& p, const W* weights) {
         const auto w = LoadTogether<W, kColumns>(weights + int64_t{k0 + k} * p.columns + kColumns * quad);
         const auto x = LoadTogether<T, R>(stage + k * R);
         for (int r = 0; r < R; ++r)
-          for (int n = 0; n < kColumns; ++n) sum[r][n] += x.value[r] * static_cast<T>(ToFloat(w.value[n]));
+          for (int n = 0; n < kColumns; ++n) sum[r].value[n] += x.value[r] * static_cast<T>(ToFloat(w.value[n]));
       }
     }
     if (split >= splits) continue;
-    for (int n = 0; n < kColumns; ++n)
-      for (int r = 0; r < R; ++r) partial[(split * p.columns + kColumns * quad + n) * R + r] = sum[r][n];
+    for (int r = 0; r < R; ++r) StoreTogether(sum[r], partial + (split * R + r) * p.columns + kColumns * quad);
   }
   SyncBlock();
 }
 
-// With weights at `offset` elements of shared memory, or at `weights` in global memory. Calls that the compiler does not
-// merge: a kernel has many, and their pointers must show which memory they are to.
+// With weights at `offset` elements of shared memory, or at `weights` in global memory. Calls that the compiler does
+// not merge: a kernel has many, and their pointers must show which memory they are to.
 template <class T, class W, int R>
 SAB_DEVICE_CALL void MultiplyResident(Product<T> product, int64_t offset) {
   Multiply<T, W, R>(product, reinterpret_cast<const W*>(SharedMemory()) + offset);

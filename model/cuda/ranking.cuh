@@ -22,8 +22,8 @@ class Ranking {
   SAB_DEVICE T score() const { return score_; }
   SAB_DEVICE int32_t index() const { return index_; }
 
-  // Whether it is among the best now; the same answer on every lane. A NaN must not hide: it wins, and what is made of it
-  // becomes NaN.
+  // Whether it is among the best now; the same answer on every lane. A NaN must not hide: it wins, and what is made of
+  // it becomes NaN.
   SAB_DEVICE bool Offer(T score, int32_t index) {
     if (!(score == score)) score = Infinity<T>();
     const bool stays = score_ > score || (score_ == score && index_ < index);

@@ -42,8 +42,8 @@ class Memories {
     return r;
   }
 
-  // From h^ and the query of step t to s_t and h_t; `slot` and `recall_slot` are the step's. Writes the memory of step t
-  // as well. Keys of memories written at steps before t must be there.
+  // From h^ and the query of step t to s_t and h_t; `slot` and `recall_slot` are the step's. Writes the memory of step
+  // t as well. Keys of memories written at steps before t must be there.
   SAB_DEVICE void Recall(int64_t t, int row, int64_t slot, int64_t recall_slot) {
     const Reading reading = ReadingAt(t);
     const int64_t at = recall_slot * a.rows + row;
@@ -53,6 +53,7 @@ class Memories {
       if (a.mlp) LoadQuery(slot, row);
       if (a.mlp) Score(reading, row);
       SyncBlock();
+      if (a.mlp && reading.sparse) RankLists();
       if (Warp() == 0) Weigh(reading, slot, row, at);
     }
     SyncBlock();
@@ -150,7 +151,7 @@ class Memories {
     T alpha, normaliser = Infinity<T>();
     int32_t index;
     if (r.sparse) {
-      const Ranking<T> best = a.mlp ? BestOfWarps() : Leaders(row);
+      const Ranking<T> best = a.mlp ? Ranked() : Leaders(row);
       index = best.index();
       const T next = Shuffle(best.score(), a.k_top);
       const T gap = Lane() < a.k_top ? best.score() - next : T{0};
@@ -160,6 +161,7 @@ class Memories {
       index = Lane() < r.count ? DenseMemoryAt(r, Lane(), row) : 0;
       alpha = DenseWeight(r, slot, row, index);
     }
+    SyncWarp();  // few_index_ has been read
     few_alpha_[Lane()] = alpha;
     few_index_[Lane()] = index;
     if (Lane() < r.count) a.alpha[at * a.k_top + Lane()] = alpha;
@@ -169,14 +171,31 @@ class Memories {
     if (a.salient) Credit(r, row);
   }
 
-  SAB_DEVICE Ranking<T> BestOfWarps() const {
-    Ranking<T> best(a.k_top + 1);
-    for (int warp = 0; warp < Warps(); ++warp)
-      for (int place = 0; place <= a.k_top; ++place) {
-        if (list_index_[warp * kLanes + place] == kNoIndex) break;
-        if (!best.Offer(list_[warp * kLanes + place], list_index_[warp * kLanes + place])) break;
-      }
-    return best;
+  // The best of all warps' lists, to few_score_ and few_index_: a thread counts how many come before its entry.
+  // Offering the entries to one ranking after another would take one warp a chain of dependent steps instead.
+  SAB_DEVICE void RankLists() {
+    const int width = a.k_top + 1;
+    for (int e = ThreadInBlock(); e < Warps() * width; e += ThreadsOfBlock()) {
+      const int mine = e / width * kLanes + e % width;
+      const T score = list_[mine];
+      const int32_t index = list_index_[mine];
+      int place = 0;
+      for (int warp = 0; warp < Warps(); ++warp)
+#pragma unroll 4
+        for (int i = 0; i < width; ++i) {
+          const T other = list_[warp * kLanes + i];
+          place += other > score || (other == score && list_index_[warp * kLanes + i] < index);
+        }
+      if (index == kNoIndex || place >= width) continue;
+      few_score_[place] = score;
+      few_index_[place] = index;
+    }
+    SyncBlock();
+  }
+
+  SAB_DEVICE Ranking<T> Ranked() const {
+    const bool mine = Lane() <= a.k_top;
+    return {a.k_top + 1, mine ? few_score_[Lane()] : T{0}, mine ? few_index_[Lane()] : 0};
   }
 
   SAB_DEVICE Ranking<T> Leaders(int row) const {

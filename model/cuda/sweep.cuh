@@ -11,9 +11,7 @@ template <class T, class W, int R>
 class Sweep {
  public:
   SAB_DEVICE explicit Sweep(const SweepArguments<T>& arguments)
-      : a(arguments),
-        barrier_(arguments.barrier),
-        rank(BlockInGrid() % static_cast<int>(barrier_.blocks)) {
+      : a(arguments), barrier_(arguments.barrier), rank(BlockInGrid() % static_cast<int>(barrier_.blocks)) {
     const int group = BlockInGrid() / static_cast<int>(barrier_.blocks);
     barrier_.counter += group;
     first_row = group * a.group_rows;
@@ -37,8 +35,8 @@ class Sweep {
 
   // R rows from the group's row `from` of the tensor (B,width) at `states`, with the weights at `offset` of the slice.
   SAB_DEVICE Sums<T, R> MultiplyRows(const T* states, int width, int from, int64_t offset, int columns) const {
-    const Product<T> product{states + int64_t{first_row + from} * width, row_count - from,       width, columns,
-                             a.layout.stage,                             a.layout.partial};
+    const Product<T> product{
+        states + int64_t{first_row + from} * width, row_count - from, width, columns, a.layout.stage, a.layout.partial};
     if (a.resident) {
       MultiplyResident<T, W, R>(product, offset);
     } else {
@@ -53,6 +51,14 @@ class Sweep {
   SAB_DEVICE void ForEachUnit(int from, const Visit& visit) const {
     const int rows = row_count - from < R ? row_count - from : R;
     for (int e = ThreadInBlock(); e < rows * unit_count; e += ThreadsOfBlock()) visit(e % unit_count, e / unit_count);
+  }
+
+  // The same for the thread's first alone; whether it has one.
+  template <class Visit>
+  SAB_DEVICE bool ForFirstUnit(int from, const Visit& visit) const {
+    const int rows = row_count - from < R ? row_count - from : R, e = ThreadInBlock();
+    if (e < rows * unit_count) visit(e % unit_count, e / unit_count);
+    return e < rows * unit_count;
   }
 
   SAB_DEVICE int square_columns() const { return (a.units + kColumns - 1) / kColumns * kColumns; }

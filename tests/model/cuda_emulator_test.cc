@@ -1,12 +1,11 @@
 // That the emulator shows what is wrong with a kernel.
-#include "model/cuda/emulator.h"
-
 #include <gtest/gtest.h>
 
 #include <stdexcept>
 #include <vector>
 
 #include "model/cuda/device.h"
+#include "model/cuda/emulator.h"
 
 namespace sab::model::cuda {
 namespace {

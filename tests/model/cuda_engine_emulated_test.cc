@@ -163,8 +163,8 @@ TEST_P(CudaEngineOfSystem, IsInFloatAtMostTwiceAsFarFromDoubleAsTheReferenceIs) 
   EXPECT_LE(WorstRelativeError(in_float, emulated.gradients, truth, &where), allowed) << where;
 }
 
-// With parameters that bf16 holds exactly, the sweep forward gives the bits of fp32: its sums are not rounded. (Symbols,
-// as their projection is not rounded either; the output layer's products are.)
+// With parameters that bf16 holds exactly, the sweep forward gives the bits of fp32: its sums are not rounded.
+// (Symbols, as their projection is not rounded either; the output layer's products are.)
 TEST_P(CudaEngineOfSystem, HoldsWeightsIn16BitsAndSumsInFloat) {
   FastCase in_float = GetParam();
   in_float.shape.inputs = 0;

@@ -55,14 +55,15 @@ TEST_F(CudaTest, GradientsAgreeWithTheCpus) {
   }
 }
 
-// The settings that the fused engine has besides, and sizes for every kind of launch: one block a group, a cluster, more
-// blocks than a cluster has, and weights that do not fit.
+// The settings that the fused engine has besides, and sizes for every kind of launch: one block a group, a cluster,
+// more blocks than a cluster has, and weights that do not fit.
 std::vector<ModelConfig> FusedSystems() {
   std::vector<ModelConfig> configs = AllSystems();
   for (const int64_t hidden : {33, 128, 300, 700}) {
     configs.push_back({.hidden_size = hidden, .precision = Precision::kFp64});
   }
-  configs.push_back({.memory_state = MemoryState::kRecalled, .recompute = Recompute::kOn, .precision = Precision::kFp64});
+  configs.push_back(
+      {.memory_state = MemoryState::kRecalled, .recompute = Recompute::kOn, .precision = Precision::kFp64});
   configs.push_back({.memory_capacity = 8, .memory_policy = MemoryPolicy::kSalient, .precision = Precision::kFp64});
   return configs;
 }

@@ -26,7 +26,8 @@ struct FastCase {
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
 
-// What engines are compared on, in double: every combination of the lengths that SAB has, and everything else one by one.
+// What engines are compared on, in double: every combination of the lengths that SAB has, and everything else one by
+// one.
 std::vector<FastCase> SabGrid();
 std::vector<FastCase> Settings();
 
