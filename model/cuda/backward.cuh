@@ -9,6 +9,12 @@
 // A step of kind sab in three parts, as forward: the row's recall needs the whole gradient of h, the cell that of h^.
 namespace sab::model::cuda {
 
+// A unit's gates, its c before and after the step, and the gradient of c after.
+template <class T>
+struct CellValues {
+  T i, f, g, o, c_before, c, d_c;
+};
+
 template <class T, class W, int R>
 class BackwardSweep : public Sweep<T, W, R> {
  public:
@@ -25,7 +31,8 @@ class BackwardSweep : public Sweep<T, W, R> {
         this->ForEachUnit(from, [&](int unit, int r) {
           const int row = first_row + from + r;
           const int64_t j = first_unit + unit;
-          Cell(t, row, unit, a.d_h[this->State(0, row) + j] + a.d_out_h[this->State(chunk_slot, row) + j]);
+          Cell(t, row, unit, ValuesOf(t, row, unit),
+               a.d_h[this->State(0, row) + j] + a.d_out_h[this->State(chunk_slot, row) + j]);
         });
       }
       this->MeetGroup();
@@ -73,29 +80,43 @@ class BackwardSweep : public Sweep<T, W, R> {
     const bool through_query = a.mlp && !a.detach_scores;
     for (int from = 0; from < row_count; from += R) {
       const T* d_query = a.query + this->State(this->SlotOf(t), 0);
+      CellValues<T> first{};
+      bool loaded = this->ForFirstUnit(from, [&](int unit, int r) { first = ValuesOf(t, first_row + from + r, unit); });
       Sums<T, R> sums{};
       if (through_query) sums = this->MultiplyRows(d_query, a.hidden, from, a.query_offset, this->square_columns());
       this->ForEachUnit(from, [&](int unit, int r) {
         const int row = first_row + from + r;
         const T d_hat = LoadRemote(a.d_hat + this->State(0, row) + first_unit + unit);
-        Cell(t, row, unit, through_query ? d_hat + sums(unit, r) : d_hat);
+        const CellValues<T> values = loaded ? first : ValuesOf(t, row, unit);
+        loaded = false;
+        Cell(t, row, unit, values, through_query ? d_hat + sums(unit, r) : d_hat);
       });
     }
   }
 
-  // Gates: values in, gradients of their arguments out. d_c: of c in, of the c before out.
-  SAB_DEVICE void Cell(int64_t t, int row, int unit, T d_hat) const {
+  SAB_DEVICE CellValues<T> ValuesOf(int64_t t, int row, int unit) const {
     const int64_t slot = this->SlotOf(t), j = first_unit + unit;
-    T* gates = a.gates + 4 * this->State(slot, row) + j;
-    T* d_c = a.d_c + this->State(0, row) + j;
-    const T i = gates[0], f = gates[a.hidden], g = gates[2 * a.hidden], o = gates[3 * a.hidden];
-    const T tanh_c = Tanh(a.c[this->State(slot + 1, row) + j]);
-    const T dc = *d_c + d_hat * o * (1 - tanh_c * tanh_c);
-    gates[0] = dc * g * i * (1 - i);
-    gates[a.hidden] = dc * a.c[this->State(slot, row) + j] * f * (1 - f);
-    gates[2 * a.hidden] = dc * i * (1 - g * g);
-    gates[3 * a.hidden] = d_hat * tanh_c * o * (1 - o);
-    *d_c = this->Truncates(t) && a.truncate_both ? T{0} : dc * f;
+    const T* gates = a.gates + 4 * this->State(slot, row) + j;
+    return {gates[0],
+            gates[a.hidden],
+            gates[2 * a.hidden],
+            gates[3 * a.hidden],
+            a.c[this->State(slot, row) + j],
+            a.c[this->State(slot + 1, row) + j],
+            a.d_c[this->State(0, row) + j]};
+  }
+
+  // Gates: values in, gradients of their arguments out. d_c: of c in, of the c before out.
+  SAB_DEVICE void Cell(int64_t t, int row, int unit, const CellValues<T>& v, T d_hat) const {
+    const int64_t j = first_unit + unit;
+    T* gates = a.gates + 4 * this->State(this->SlotOf(t), row) + j;
+    const T tanh_c = Tanh(v.c);
+    const T d_c = v.d_c + d_hat * v.o * (1 - tanh_c * tanh_c);
+    gates[0] = d_c * v.g * v.i * (1 - v.i);
+    gates[a.hidden] = d_c * v.c_before * v.f * (1 - v.f);
+    gates[2 * a.hidden] = d_c * v.i * (1 - v.g * v.g);
+    gates[3 * a.hidden] = d_hat * tanh_c * v.o * (1 - v.o);
+    a.d_c[this->State(0, row) + j] = this->Truncates(t) && a.truncate_both ? T{0} : d_c * v.f;
   }
 
   // d_h = W_hh^T times the gradients of the gates' arguments, this block's units: nothing where the gradient is cut.

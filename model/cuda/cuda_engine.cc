@@ -1,14 +1,9 @@
 #include "model/cuda/cuda_engine.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
+#include <c10/core/DeviceGuard.h>
 #include <dlfcn.h>
 
-#include <algorithm>
 #include <stdexcept>
 
 #include "model/cuda/outer_layers.h"
@@ -31,6 +26,7 @@ class CudaEngine : public Engine {
 
   PassSums ForwardBackward(const Batch& batch, double loss_scale) override {
     if (batch.rows() == 0) return {};
+    const c10::DeviceGuard device(parameters_.values().device());
     const Tf32Scope tf32(AllowsTf32());
     const cuda::OuterLayers layers(config_, shape_, parameters_, /*with_gradients=*/true);
     cuda::Pass<T> pass(PlanOf(batch, true), parameters_, layers, batch, *launcher_);
@@ -39,6 +35,7 @@ class CudaEngine : public Engine {
 
   PassSums Evaluate(const Batch& batch) override {
     if (batch.rows() == 0) return {};
+    const c10::DeviceGuard device(parameters_.values().device());
     const at::NoGradGuard no_grad;
     const Tf32Scope tf32(AllowsTf32());
     const cuda::OuterLayers layers(config_, shape_, parameters_, /*with_gradients=*/false);
@@ -46,6 +43,7 @@ class CudaEngine : public Engine {
   }
 
   Tensor Outputs(const Batch& batch) override {
+    const c10::DeviceGuard device(parameters_.values().device());
     const at::NoGradGuard no_grad;
     const Tf32Scope tf32(AllowsTf32());
     const cuda::OuterLayers layers(config_, shape_, parameters_, /*with_gradients=*/false);

@@ -3,7 +3,9 @@
 #include "model/cuda/forward.cuh"
 #include "model/cuda/kernels.h"
 
-// Registers, from `nvcc -Xptxas -v` for sm_80 / sm_90 (no kernel spills): see the table in docs/PERFORMANCE.md.
+// What `nvcc -Xptxas -v` says for sm_90 (sm_80 in brackets): the fp32 sweeps of two rows take 128 and 115 (122, 110)
+// registers forward and backward, all that 512 threads can have; those of eight rows 155 and 138 (144, 134) of 255 for 256
+// threads. No sweep spills.
 namespace sab::model::cuda {
 namespace {
 
@@ -29,7 +31,7 @@ __global__ void __launch_bounds__(MostThreads(R), 1)
 enum class Part { kForward, kQueries, kMemories };
 
 template <class T, Part kPart>
-__global__ void __launch_bounds__(kAttentionThreads) AttentionKernel(const AttentionArguments<T> arguments) {
+__global__ void __launch_bounds__(kAttentionThreads, 2) AttentionKernel(const AttentionArguments<T> arguments) {
   Attention<T> attention(arguments);
   const int row = static_cast<int>(blockIdx.y), tile = static_cast<int>(blockIdx.x);
   if (kPart == Part::kForward) attention.Forward(row, tile * kQueryTile);

@@ -225,6 +225,11 @@ TEST(CudaPlan, HoldsWeightsOfUsualSizesInSharedMemory) {
   EXPECT_EQ(shape.group, 2);
   EXPECT_EQ(shape.group_rows, 2);
   EXPECT_TRUE(shape.cluster);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kH100, {4, 2}).group, 1);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kA100, {4, 4}).group, 4);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kA100, {4, 2}).group, 2);
+  config.hidden_size = 1024;
+  EXPECT_TRUE(cuda::ChooseSweep(config, 128, true, kH100, {4, 2}).resident);
   config.hidden_size = 2048;
   EXPECT_FALSE(cuda::ChooseSweep(config, 128, false, kH100, {4, 4}).resident);
   EXPECT_LE(cuda::ChooseSweep(config, 128, false, kH100, {4, 4}).shared_bytes, size_t{227 << 10});

@@ -4,29 +4,10 @@
 #include <ATen/ops/empty.h>
 
 #include <cmath>
-#include <functional>
 
 #include "model/random.h"
 
 namespace sab::model {
-namespace {
-
-using Change = std::function<void(FastCase&)>;
-
-FastCase Case(const std::string& name, const Change& change) {
-  FastCase c;
-  c.name = name;
-  c.config.hidden_size = 12;
-  c.config.k_trunc = 5;
-  c.config.precision = Precision::kFp64;
-  c.config.tie_guard = 1e-3;
-  c.shape.inputs = 2;
-  c.shape.outputs = 5;
-  change(c);
-  return c;
-}
-
-}  // namespace
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c) {
   return out << c.name;
@@ -95,6 +76,19 @@ double WorstRelativeError(const ParameterSet& parameters, const at::Tensor& actu
     }
   }
   return worst;
+}
+
+FastCase Case(const std::string& name, const Change& change) {
+  FastCase c;
+  c.name = name;
+  c.config.hidden_size = 12;
+  c.config.k_trunc = 5;
+  c.config.precision = Precision::kFp64;
+  c.config.tie_guard = 1e-3;
+  c.shape.inputs = 2;
+  c.shape.outputs = 5;
+  change(c);
+  return c;
 }
 
 std::vector<FastCase> SabGrid() {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -25,6 +26,10 @@ struct FastCase {
 };
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
+
+// A small case in double with what `change` makes of it.
+using Change = std::function<void(FastCase&)>;
+FastCase Case(const std::string& name, const Change& change);
 
 // What engines are compared on, in double: every combination of the lengths that SAB has, and everything else one by
 // one.
