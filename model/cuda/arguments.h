@@ -15,6 +15,7 @@ struct SweepArguments {
   // The launch: see SweepShape.
   GroupBarrier barrier;  // its counter is group 0's; the others' follow
   int rows = 0;          // B
+  int64_t memories = 0;  // N
   int hidden = 0;        // H
   int units = 0;
   int group_rows = 0;
@@ -65,6 +66,8 @@ struct SweepArguments {
 
   T* memory = nullptr;        // (N,B,H)
   T* key = nullptr;           // (N,B,H) W_m m_i
+  T* exp_key = nullptr;       // (N,B,H) e^2K
+  T* rough = nullptr;         // (B,N) scores that narrow the choice, by place
   T* salience = nullptr;      // (N,B) separable: w_m . tanh(m_i)
   T* leader_score = nullptr;  // (B,32) separable: the running best, with leader_index
   int32_t* leader_index = nullptr;
@@ -115,6 +118,7 @@ SweepArguments<T> MakeArguments(const Plan& plan, const SweepShape& shape, bool 
   a.barrier.blocks = static_cast<unsigned>(shape.group);
   a.barrier.cluster = shape.cluster;
   a.rows = static_cast<int>(plan.rows);
+  a.memories = plan.memories;
   a.hidden = static_cast<int>(c.hidden_size);
   a.units = shape.units;
   a.group_rows = shape.group_rows;

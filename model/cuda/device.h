@@ -109,6 +109,10 @@ SAB_DEVICE void SyncWarp() {
 SAB_DEVICE int CountOnes(uint32_t bits) {
   return __popc(bits);
 }
+// The lowest bit that is set; bits is not 0.
+SAB_DEVICE int LowestBit(uint32_t bits) {
+  return __ffs(static_cast<int>(bits)) - 1;
+}
 SAB_DEVICE float ToFloat(BFloat16 x) {
   return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 }
@@ -172,6 +176,9 @@ inline void SyncWarp() {
 inline int CountOnes(uint32_t bits) {
   return __builtin_popcount(bits);
 }
+inline int LowestBit(uint32_t bits) {
+  return __builtin_ctz(bits);
+}
 inline float ToFloat(BFloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float value;
@@ -225,6 +232,17 @@ SAB_DEVICE float Tanh(float x) {
 }
 SAB_DEVICE double Tanh(double x) {
   return tanh(x);
+}
+// 1 / x, in fp32 to two units in the last place.
+SAB_DEVICE float RoughReciprocal(float x) {
+#ifdef __CUDACC__
+  return __fdividef(1.0f, x);
+#else
+  return 1 / x;
+#endif
+}
+SAB_DEVICE double RoughReciprocal(double x) {
+  return 1 / x;
 }
 SAB_DEVICE float Exp(float x) {
   return expf(x);

@@ -118,7 +118,10 @@ class ForwardSweep : public Sweep<T, W, R> {
   SAB_DEVICE void KeyOf(int64_t i, const T* states, int from) {
     const auto sums = this->MultiplyRows(states, a.hidden, from, a.memory_offset, this->square_columns());
     this->ForEachUnit(from, [&](int unit, int r) {
-      a.key[this->State(i, first_row + from + r) + first_unit + unit] = sums(unit, r);
+      const int64_t at = this->State(i, first_row + from + r) + first_unit + unit;
+      const T key = sums(unit, r);
+      a.key[at] = key;
+      a.exp_key[at] = Exp(2 * key);
     });
   }
 };

@@ -108,7 +108,12 @@ void Pass<T>::AllocateRecall() {
   const at::ScalarType type = options_.dtype().toScalarType();
   recalled_ = Make(e.recalled, at::kInt, {-1, rows_, plan_.config.k_top + 1});
   alpha_ = Make(e.alpha, type, {-1, rows_, plan_.config.k_top});
-  if (key_.defined()) key_.select(0, 0).zero_();
+  exp_key_ = Make(e.exp_key, type, {-1, rows_, hidden_});
+  rough_ = Make(e.rough, type, {rows_, -1});
+  if (key_.defined()) {
+    key_.select(0, 0).zero_();
+    exp_key_.select(0, 0).fill_(1);
+  }
   salience_ = Make(e.salience, type, {-1, rows_});
   leader_score_ = Make(e.leaders, type, {rows_, -1});
   leader_index_ = Make(e.leaders, at::kInt, {rows_, -1});
@@ -152,6 +157,8 @@ void Pass<T>::PointAtMemories(SweepArguments<T>* a) const {
   a->normaliser = Pointer<T>(normaliser_);
   a->memory = Pointer<T>(memory_);
   a->key = Pointer<T>(key_);
+  a->exp_key = Pointer<T>(exp_key_);
+  a->rough = Pointer<T>(rough_);
   a->salience = Pointer<T>(salience_);
   a->leader_score = Pointer<T>(leader_score_);
   a->leader_index = Pointer<int32_t>(leader_index_);

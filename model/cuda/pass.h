@@ -79,7 +79,7 @@ class Pass {
 
   // As in SweepArguments and AttentionArguments; undefined where the plan has none.
   at::Tensor gates_, c_, h_, hat_, context_, query_, starts_;
-  at::Tensor recalled_, alpha_, normaliser_, memory_, key_, salience_, leader_score_, leader_index_;
+  at::Tensor recalled_, alpha_, normaliser_, memory_, key_, exp_key_, rough_, salience_, leader_score_, leader_index_;
   at::Tensor place_memory_, credit_;
   at::Tensor d_memory_, d_key_, d_salience_, d_h_, d_c_, d_hat_, d_write_, d_score_, d_query_score_;
   at::Tensor d_states_, d_context_, d_query_, d_score_tiles_;

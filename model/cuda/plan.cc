@@ -130,7 +130,8 @@ KeptElements KeptElementsOf(const Plan& p) {
     if (p.backward) e.d_memory = e.memory;
     if (p.has_keys()) {
       e.query = p.slots() * state;
-      e.key = e.memory;
+      e.key = e.exp_key = e.memory;
+      e.rough = p.memories * p.rows;
       if (p.backward) e.d_key = e.memory;
     } else {
       e.salience = p.memories * p.rows;
@@ -154,8 +155,8 @@ KeptElements KeptElementsOf(const Plan& p) {
 size_t KeptBytes(const Plan& plan, size_t state_bytes) {
   const KeptElements e = KeptElementsOf(plan);
   const int64_t states = e.gates + e.c + e.h + e.hat + e.context + e.query + e.starts + e.alpha + e.normaliser +
-                         e.memory + e.key + e.salience + e.leaders + e.d_memory + e.d_key + e.d_salience + e.d_query +
-                         e.d_context + e.d_states + e.d_score_tiles + e.row_state;
+                         e.memory + e.key + e.exp_key + e.rough + e.salience + e.leaders + e.d_memory + e.d_key +
+                         e.d_salience + e.d_query + e.d_context + e.d_states + e.d_score_tiles + e.row_state;
   return static_cast<size_t>(states) * state_bytes +
          static_cast<size_t>(e.recalled + e.leaders + e.places) * sizeof(int32_t) +
          static_cast<size_t>(e.places) * sizeof(double);

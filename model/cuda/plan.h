@@ -16,9 +16,11 @@ namespace sab::model::cuda {
 
 inline constexpr int kColumns = 4;           // of a product that one thread computes at a time
 inline constexpr int kStageElements = 2048;  // of a product's left side that a block holds at a time
-inline constexpr int kMostRecalled = 31;     // k_top at most: the best k_top + 1 lie in the lanes of a warp
-inline constexpr int kQueryTile = 8;         // queries of full attention that a block handles at a time
-inline constexpr int kMemoryTile = 32;       // and memories
+// From so many memories for each that is looked for, the choice is narrowed by rough scores before exact ones.
+inline constexpr int kNarrowFrom = 4;
+inline constexpr int kMostRecalled = 31;  // k_top at most: the best k_top + 1 lie in the lanes of a warp
+inline constexpr int kQueryTile = 8;      // queries of full attention that a block handles at a time
+inline constexpr int kMemoryTile = 32;    // and memories
 
 // What a GPU has.
 struct DeviceLimits {
@@ -105,7 +107,7 @@ Plan MakePlan(const ModelConfig& config, int64_t rows, int64_t steps, bool backw
 struct KeptElements {
   // Of the state's type.
   int64_t gates = 0, c = 0, h = 0, hat = 0, context = 0, query = 0, starts = 0;
-  int64_t alpha = 0, normaliser = 0, memory = 0, key = 0, salience = 0, leaders = 0;
+  int64_t alpha = 0, normaliser = 0, memory = 0, key = 0, exp_key = 0, rough = 0, salience = 0, leaders = 0;
   int64_t d_memory = 0, d_key = 0, d_salience = 0, d_query = 0, d_context = 0, d_states = 0, d_score_tiles = 0;
   int64_t row_state = 0;  // (B,H): d_h, d_c, d_hat, d_write and the two shares of the score's weights
   // Of their own type.

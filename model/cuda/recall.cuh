@@ -24,6 +24,7 @@ class Memories {
       : a(arguments),
         query_(reinterpret_cast<T*>(SharedMemory() + a.layout.vectors)),
         score_weight_(query_ + a.hidden),
+        exp_query_(score_weight_ + a.hidden),
         list_(reinterpret_cast<T*>(SharedMemory() + a.layout.list)),
         few_score_(reinterpret_cast<T*>(SharedMemory() + a.layout.few)),
         few_alpha_(few_score_ + kLanes),
@@ -31,6 +32,11 @@ class Memories {
         few_index_(reinterpret_cast<int32_t*>(SharedMemory() + a.layout.few_index)) {
     for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) score_weight_[h] = a.score[h];
     SyncBlock();
+    T norm = 0;
+    for (int h = Lane(); h < a.hidden; h += kLanes) norm += score_weight_[h] < 0 ? -score_weight_[h] : score_weight_[h];
+    // How far rough and exact scores may order two memories differently: units in the last place of each term, and of
+    // sums of H / 32 terms.
+    tolerance_ = WarpSum(norm) * static_cast<T>(32 + a.hidden / 16) * static_cast<T>(sizeof(T) == 4 ? 1.2e-7 : 2.3e-16);
   }
 
   SAB_DEVICE Reading ReadingAt(int64_t t) const {
@@ -94,15 +100,18 @@ class Memories {
   SAB_DEVICE void LoadQuery(int64_t slot, int row) {
     for (int h = ThreadInBlock(); h < a.hidden; h += ThreadsOfBlock()) {
       query_[h] = LoadRemote(a.query + State(slot, row) + h);
+      exp_query_[h] = Exp(2 * query_[h]);
     }
     SyncBlock();
   }
 
   SAB_DEVICE void Score(const Reading& r, int row) {
-    if (r.sparse) {
+    if (!r.sparse) {
+      ScoreFew(r, row);
+    } else if (r.live < kNarrowFrom * (a.k_top + 1)) {
       ScoreAll(r, row);
     } else {
-      ScoreFew(r, row);
+      ScoreCandidates(r, row, Narrow(r, row));
     }
   }
 
@@ -114,6 +123,7 @@ class Memories {
       key[m] = a.key + State(index[m], row);
       score[m] = 0;
     }
+#pragma unroll 2
     for (int h = Lane(); h < a.hidden; h += kLanes) {
       const T q = query_[h], w = score_weight_[h];
       for (int m = 0; m < Count; ++m) score[m] += w * Tanh(LoadRemote(key[m] + h) + q);
@@ -133,6 +143,62 @@ class Memories {
       for (int m = 0; m < kAtOnce; ++m)
         if (first + m < r.live) ranking.Offer(score[m], index[m]);
     }
+    StoreList(ranking);
+  }
+
+  // Rough scores of all memories, up to a constant: tanh(k + q) = 1 - 2 / (1 + e^2k e^2q), where a term costs a
+  // reciprocal instead of a tanh. Their error is a unit of 1 however small tanh is, so they only narrow the choice:
+  // returns what a rough score must reach to be among the best. Where e^2k e^2q is not a number the rough score is none
+  // either, and the memory stays in the choice.
+  SAB_DEVICE T Narrow(const Reading& r, int row) {
+    Ranking<T> ranking(a.k_top + 1);
+    for (int64_t first = Warp() * kAtOnce; first < r.live; first += Warps() * kAtOnce) {
+      T score[kAtOnce];
+      RoughScores(r, first, row, score);
+      for (int m = 0; m < kAtOnce; ++m) {
+        if (first + m >= r.live) break;
+        if (score[m] == score[m]) ranking.Offer(score[m], static_cast<int32_t>(first + m));
+        if (Lane() == 0) a.rough[row * a.memories + first + m] = score[m];
+      }
+    }
+    StoreList(ranking);
+    if (ThreadInBlock() == 0) few_score_[a.k_top] = -Infinity<T>();
+    SyncBlock();
+    RankLists();
+    return few_score_[a.k_top] - tolerance_;
+  }
+
+  SAB_DEVICE void RoughScores(const Reading& r, int64_t first, int row, T* score) const {
+    const T* key[kAtOnce];
+    for (int m = 0; m < kAtOnce; ++m) {
+      key[m] = a.exp_key + State(MemoryAt(r, first + m < r.live ? first + m : r.live - 1, row), row);
+      score[m] = 0;
+    }
+#pragma unroll 2
+    for (int h = Lane(); h < a.hidden; h += kLanes) {
+      const T q = exp_query_[h], w = score_weight_[h];
+      for (int m = 0; m < kAtOnce; ++m) score[m] -= w * RoughReciprocal(1 + LoadRemote(key[m] + h) * q);
+    }
+    for (int m = 0; m < kAtOnce; ++m) score[m] = WarpSum(score[m]);
+  }
+
+  // Each warp scores the candidates among its places, which lie apart: memories that are alike are often neighbours.
+  SAB_DEVICE void ScoreCandidates(const Reading& r, int row, T least) {
+    Ranking<T> ranking(a.k_top + 1);
+    for (int64_t base = Warp(); base < r.live; base += int64_t{kLanes} * Warps()) {
+      const int64_t place = base + int64_t{Lane()} * Warps();
+      uint32_t candidates = Ballot(place < r.live && !(a.rough[row * a.memories + place] < least));
+      for (; candidates != 0; candidates &= candidates - 1) {
+        const int32_t index = MemoryAt(r, base + int64_t{LowestBit(candidates)} * Warps(), row);
+        T score;
+        Scores<1>(&index, row, &score);
+        ranking.Offer(score, index);
+      }
+    }
+    StoreList(ranking);
+  }
+
+  SAB_DEVICE void StoreList(const Ranking<T>& ranking) {
     list_[Warp() * kLanes + Lane()] = ranking.score();
     list_index_[Warp() * kLanes + Lane()] = ranking.index();
   }
@@ -313,11 +379,13 @@ class Memories {
   const SweepArguments<T>& a;
   T* const query_;         // (H)
   T* const score_weight_;  // (H)
+  T* const exp_query_;     // (H) e^2Q
   T* const list_;          // (warps, 32)
   T* const few_score_;     // (32)
   T* const few_alpha_;     // (32)
   int32_t* const list_index_;
   int32_t* const few_index_;
+  T tolerance_ = 0;
 };
 
 }  // namespace sab::model::cuda

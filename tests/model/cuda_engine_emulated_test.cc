@@ -105,6 +105,7 @@ std::vector<FastCase> Systems() {
   };
   add("sab", [](ModelConfig&) {});
   add("recalled", [](ModelConfig& c) { c.memory_state = MemoryState::kRecalled, c.recompute = Recompute::kOn; });
+  add("large_scores", [](ModelConfig& c) { c.init_std = 20, c.k_att = 1, c.tie_guard = 0.1; });
   add("separable", [](ModelConfig& c) { c.score = Score::kSeparable, c.dense = Dense::kRaw; });
   add("salient", [](ModelConfig& c) {
     c.memory_capacity = 8, c.memory_policy = MemoryPolicy::kSalient, c.memory_recent = 3, c.k_att = 1;
