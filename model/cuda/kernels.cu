@@ -3,9 +3,10 @@
 #include "model/cuda/forward.cuh"
 #include "model/cuda/kernels.h"
 
-// What `nvcc -Xptxas -v` says for sm_90 (sm_80 in brackets): the fp32 sweeps of two rows take 128 and 115 (122, 110)
-// registers forward and backward, all that 512 threads can have; those of eight rows 155 and 138 (144, 134) of 255 for 256
-// threads. No sweep spills.
+// What `nvcc -Xptxas -v` says for sm_90 (in brackets: for sm_80): the fp32 sweeps of two rows take 128 and 110 (128,
+// 107) registers forward and backward, all that 512 threads can have; those of eight rows 162 and 138 (153, 128) of the
+// 255 that 256 threads can. None in fp32 or with bf16 weights spills; in fp64, which tests alone use, those of two rows
+// do a little.
 namespace sab::model::cuda {
 namespace {
 
