@@ -2,6 +2,7 @@
 //
 //   bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [ENGINE [DEVICE]]
 //   bench_engine profile SYSTEM STEPS HIDDEN BATCH      the parts of a step on one thread, and this machine's ceilings
+// A SYSTEM that ends in _alike gets the same input at every step but the first ten: memories become nearly equal.
 // Reads lines from standard input: `step` runs one training step and answers with its milliseconds; at the end of the
 // input it answers with the peak of memory above what it was before the first step (resident; on a GPU, device memory
 // of this process's allocator), and the predicted one, in bytes.
@@ -59,7 +60,12 @@ MemoryBytes MemoryOf(at::Device device) {
   return {static_cast<long>(bytes.current), static_cast<long>(bytes.peak)};
 }
 
-ModelConfig ConfigOf(const std::string& system, int64_t hidden, const std::string& engine) {
+bool IsAlike(const std::string& system) {
+  return system.ends_with("_alike");
+}
+
+ModelConfig ConfigOf(std::string system, int64_t hidden, const std::string& engine) {
+  if (IsAlike(system)) system.resize(system.size() - 6);
   ModelConfig config;
   config.hidden_size = hidden;
   config.engine = engine == "reference" ? sab::model::EngineKind::kReference : sab::model::EngineKind::kFast;
@@ -67,15 +73,19 @@ ModelConfig ConfigOf(const std::string& system, int64_t hidden, const std::strin
   if (engine == "keep") config.recompute = sab::model::Recompute::kOff;
   if (system == "separable") config.score = sab::model::Score::kSeparable;
   if (system == "bounded") config.memory_capacity = 64;
+  if (system == "recall_all") config.recall = sab::model::Recall::kAll;
+  if (system == "recall_random") config.recall = sab::model::Recall::kRandom;
   if (system == "lstm" || system == "lstm_truncated") config.kind = sab::model::Kind::kLstm;
   if (system == "lstm") config.k_trunc = 0;
   if (system == "attention") config.kind = sab::model::Kind::kAttention;
   return config;
 }
 
-Batch MakeBatch(int64_t rows, int64_t steps, at::Device device = at::kCPU) {
+Batch MakeBatch(int64_t rows, int64_t steps, bool alike, at::Device device = at::kCPU) {
   Batch batch;
-  batch.inputs = at::rand({rows, steps, 1}).to(device);
+  batch.inputs = at::rand({rows, steps, 1});
+  if (alike && steps > 10) batch.inputs.narrow(1, 10, steps - 10).zero_();
+  batch.inputs = batch.inputs.to(device);
   batch.targets = at::randint(0, 10, {rows, steps}, at::kLong).to(device);
   return batch;
 }
@@ -132,7 +142,7 @@ int Profile(int argc, char** argv) {
   const ModelConfig config = ConfigOf(argv[2], hidden, "keep");
   const TaskShape shape;
   sab::model::ParameterSet parameters(config, shape, at::kCPU);
-  const auto parts = ProfileFastStep(config, shape, parameters, MakeBatch(rows, steps));
+  const auto parts = ProfileFastStep(config, shape, parameters, MakeBatch(rows, steps, IsAlike(argv[2])));
   double total = 0;
   for (const auto& [name, seconds] : parts) total += seconds;
   std::printf("%s, T=%ld, H=%ld, B=%ld: %.1f ms on one thread\n", argv[2], steps, hidden, rows, total * 1e3);
@@ -166,7 +176,7 @@ int Run(int argc, char** argv) {
   const at::Device device = cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   sab::model::ParameterSet parameters(config, shape, device);
   const std::unique_ptr<sab::model::Engine> engine = MakeEngine(config, shape, parameters);
-  const Batch batch = MakeBatch(rows, steps, device);
+  const Batch batch = MakeBatch(rows, steps, IsAlike(argv[1]), device);
   const double scale = 1.0 / static_cast<double>(rows * steps);
   const long before = MemoryOf(device).now;
   std::string command;

@@ -86,7 +86,7 @@ row sab-60x64x16 model.hidden_size=64 task.length=40 train.batch_size=16 eval.se
 row sab-120x128x64 task.length=100 eval.sequences=64
 row sab-eval-2000 task.length=100 eval.sequences=8 'eval.lengths=[100,2000]' train.batch_size=8
 row sab-5000x64x8 model.hidden_size=64 'task={kind: adding, length: 5000}' train.batch_size=8 eval.sequences=8
-# The same input for 5,000 steps: memories become so alike that most have to be scored twice.
+# The same input for 5,000 steps: memories become nearly equal.
 row sab-5000-alike model.hidden_size=64 task.length=4980 train.batch_size=8 eval.sequences=8
 row sab-320x512x16 model.hidden_size=512 task.length=300 train.batch_size=16 eval.sequences=16
 row sab-2000-keep model.recompute=off task.length=1980 train.batch_size=16 eval.sequences=16

@@ -105,12 +105,18 @@ Parameters CountParameters(const ModelConfig& config, const TaskShape& shape) {
   return count;
 }
 
+// Whether a step reads k_top memories and knows which without looking at the others.
+bool ReadsFew(const ModelConfig& config) {
+  return config.kind == Kind::kSab &&
+         (config.recall == model::Recall::kLast || config.recall == model::Recall::kRandom);
+}
+
 // Sum over the steps of the number of memories read.
 double MemoriesRead(const ModelConfig& config, double steps) {
   if (config.kind == Kind::kLstm) return 0;
   const double spacing = config.kind == Kind::kSab ? static_cast<double>(config.k_att) : 1;
   const double all = steps * steps / (2 * spacing) + steps;
-  const double bound = static_cast<double>(config.memory_capacity);
+  const double bound = static_cast<double>(ReadsFew(config) ? config.k_top : config.memory_capacity);
   return bound > 0 ? std::min(all, steps * bound) : all;
 }
 
@@ -136,6 +142,7 @@ double TrainerBytes(const Work& work, double parameters) {
 constexpr double kMultiplyAdds = 1.08e11;      // a second, of the matrix products as the engine has them
 constexpr double kScoreTerms = 1.4e10;         // w tanh(k + q) a second, forward: backward only few are left
 constexpr double kAttentionTerms = 3.9e9;      // the same with what full attention does for each going backward
+constexpr double kRecallAllTerms = 4e8;        // the same of recall: all, whose tanh is computed four times
 constexpr double kSecondsPerElement = 3.1e-9;  // of a state at a step: nonlinearities, and as much again for a recall
 constexpr double kSecondsPerRowStep = 7e-8;
 
@@ -165,9 +172,14 @@ double Products(const Work& work) {
   return 3 * static_cast<double>(work.rows) * steps * per_step;
 }
 
-// Terms w tanh(k + q) of a training step; a separable score has none that grow with the memories.
+bool RecallsAll(const ModelConfig& config) {
+  return config.kind == Kind::kSab && config.recall == model::Recall::kAll;
+}
+
+// Terms w tanh(k + q) of a training step; a separable score has none that grow with the memories. Recalling them all
+// takes as many for their sum whatever the score.
 double ScoreTerms(const Work& work) {
-  if (!HasKeys(work.config)) return 0;
+  if (!HasKeys(work.config) && !RecallsAll(work.config)) return 0;
   return static_cast<double>(work.rows) * MemoriesRead(work.config, static_cast<double>(work.data.steps)) *
          static_cast<double>(work.config.hidden_size);
 }
@@ -181,8 +193,9 @@ void PredictFast(const Work& work, double parameters, v1::CostEstimate* cost) {
   cost->set_peak_bytes(static_cast<int64_t>(FastBytes(work, parameters) + TrainerBytes(work, parameters)));
   // A term: sum, tanh, product, sum; of attention also the gradients and the weighted sums, forward and backward.
   cost->set_flops_per_step(2 * products + terms * (attention ? 14 : 4));
-  cost->set_seconds_per_step(products / kMultiplyAdds + terms / (attention ? kAttentionTerms : kScoreTerms) +
-                             elements * kSecondsPerElement + row_steps * kSecondsPerRowStep);
+  const double rate = attention ? kAttentionTerms : RecallsAll(work.config) ? kRecallAllTerms : kScoreTerms;
+  cost->set_seconds_per_step(products / kMultiplyAdds + terms / rate + elements * kSecondsPerElement +
+                             row_steps * kSecondsPerRowStep);
 }
 
 // --- The CUDA engine.
@@ -248,7 +261,6 @@ v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
   const bool fused = work.config.engine != model::EngineKind::kReference &&
                      (gpu ? model::cuda::WhyNotCuda(work.config) : model::fast::WhyNotFast(work.config)) == nullptr;
   const bool fast = fused && !gpu;
-  const bool scored = work.config.kind == Kind::kSab && HasKeys(work.config);
   v1::CostEstimate cost;
   cost.set_parameters(static_cast<int64_t>(parameters.all()));
   if (fast) {
@@ -266,8 +278,7 @@ v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
                    ", ", work.rows, " rows a replica, sequences of ", work.data.steps, " steps", work.data.assumed,
                    fast    ? "; memory within 15 %, data files not counted; seconds within a factor of two"
                    : fused ? "; memory of what the engine keeps, data files and CUDA's own not counted; seconds a guess"
-                           : "; within a factor of about two",
-                   fast && scored ? ", longer where a sequence is so uniform that its memories are alike" : ""));
+                           : "; within a factor of about two"));
   return cost;
 }
 

@@ -14,6 +14,7 @@
 
 #include "model/collective/backend.h"
 #include "model/collective/collective.h"
+#include "model/collective/shared_memory_collective.h"
 
 namespace sab::model {
 namespace {
@@ -113,6 +114,11 @@ c10::intrusive_ptr<c10d::Backend> MakeGloo(const c10::intrusive_ptr<c10d::Store>
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.world_size, gloo);
 }
 
+NoticeBoard BoardOver(const c10::intrusive_ptr<c10d::Store>& store) {
+  return {.set = [store](const std::string& key, const std::string& text) { store->set(key, text); },
+          .get = [store](const std::string& key) { return store->get_to_str(key); }};
+}
+
 // What a waiting caller, the finished call and Abort share.
 struct Completion {
   std::mutex mutex;
@@ -134,6 +140,7 @@ class C10dCollective : public Collective {
 
   int rank() const override { return options_.rank; }
   int world_size() const override { return options_.world_size; }
+  std::string transport() const override { return options_.device.is_cuda() ? "NCCL" : "Gloo"; }
 
   void AllReduceSum(at::Tensor& tensor) override {
     Run("all-reduce", [&] {
@@ -265,6 +272,8 @@ std::unique_ptr<Collective> MakeCollective(std::shared_ptr<Rendezvous> rendezvou
     c10::intrusive_ptr<c10d::Backend> backend;
     if (options.device.is_cuda()) {
       LoadMakeNccl()(&backend, &store, options);
+    } else if (auto group = MakeSharedMemoryCollective(BoardOver(store), options)) {
+      return group;
     } else {
       backend = MakeGloo(store, tcp.address(), options);
     }

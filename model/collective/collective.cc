@@ -13,6 +13,7 @@ class SingleProcessCollective : public Collective {
  public:
   int rank() const override { return 0; }
   int world_size() const override { return 1; }
+  std::string transport() const override { return "nothing"; }
   void AllReduceSum(at::Tensor&) override { ThrowIfAborted(); }
   void Broadcast(at::Tensor&, int) override { ThrowIfAborted(); }
   void Barrier() override { ThrowIfAborted(); }

@@ -26,8 +26,10 @@ class Collective {
 
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
+  // What carries the calls: "shared memory", "Gloo", "NCCL"; "nothing" for one rank.
+  virtual std::string transport() const = 0;
 
-  // Replaces `tensor` by its sum over all ranks.
+  // Replaces `tensor`, of float, double or int64, by its sum over all ranks.
   virtual void AllReduceSum(at::Tensor& tensor) = 0;
   // Replaces `tensor` by that of `root`.
   virtual void Broadcast(at::Tensor& tensor, int root) = 0;
@@ -61,7 +63,8 @@ class Rendezvous {
 struct CollectiveOptions {
   int rank = 0;
   int world_size = 1;
-  at::Device device = at::kCPU;  // CPU: Gloo; CUDA: NCCL, one rank a GPU
+  at::Device device = at::kCPU;  // CPU: shared memory on one machine, else Gloo; CUDA: NCCL, one rank a GPU
+  bool shared_memory = true;     // false, on any rank: Gloo for all
   std::string local_host;        // peers reach this rank there; empty: found from the route to the store
   std::chrono::milliseconds timeout = std::chrono::seconds(60);  // of every call, the meeting included
 };

@@ -172,7 +172,7 @@ void Attention<T>::FactoredBackwardUnit(int64_t h, const T* d, int64_t columns, 
 #pragma GCC unroll 2
       for (int64_t q = 0; q < 4; q += 2) {
         const Vec<T> d0 = e * exp_query[q * stride] + one, d1 = e * exp_query[(q + 1) * stride] + one;
-        const Vec<T> inverse = one / (d0 * d1), r0 = inverse * d1, r1 = inverse * d0;
+        const Vec<T> inverse = Reciprocal<T>(d0 * d1), r0 = inverse * d1, r1 = inverse * d0;
         const Vec<T> a0 = Load(d + q * columns + g * 16 + v), a1 = Load(d + (q + 1) * columns + g * 16 + v);
         const Vec<T> x0 = a0 * r0, x1 = a1 * r1;
         const Vec<T> y0 = x0 - x0 * r0, y1 = x1 - x1 * r1;

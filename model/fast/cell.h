@@ -23,22 +23,24 @@ void CellForward(T* gates, const T* c_before, T* c, T* h, int64_t hidden) {
   }
 }
 
-// The state before recall, o tanh(c).
+// The state before recall, o tanh(c); c becomes tanh(c).
 template <class T>
-void CellOutput(const T* gates, const T* c, T* hat, int64_t hidden) {
+void CellOutput(const T* gates, T* c, T* hat, int64_t hidden) {
   for (int64_t j = 0; j < hidden; j += kWidth<T>) {
-    Store(hat + j, Load(gates + 3 * hidden + j) * Tanh<T>(Load(c + j)));
+    const Vec<T> tanh_c = Tanh<T>(Load(c + j));
+    Store(c + j, tanh_c);
+    Store(hat + j, Load(gates + 3 * hidden + j) * tanh_c);
   }
 }
 
-// gates: values in, gradients of their arguments out. d_c: gradient of c in, of c_before out.
-template <class T>
+// gates: values in, gradients of their arguments out. c: tanh(c) if kIsTanh. d_c: gradient of c in, of c_before out.
+template <class T, bool kIsTanh>
 void CellBackward(T* gates, const T* c_before, const T* c, const T* d_hat, T* d_c, int64_t hidden) {
   const Vec<T> one = Fill<T>(1);
   for (int64_t j = 0; j < hidden; j += kWidth<T>) {
     const Vec<T> i = Load(gates + j), f = Load(gates + hidden + j);
     const Vec<T> g = Load(gates + 2 * hidden + j), o = Load(gates + 3 * hidden + j);
-    const Vec<T> tanh_c = Tanh<T>(Load(c + j)), dh = Load(d_hat + j);
+    const Vec<T> tanh_c = kIsTanh ? Load(c + j) : Tanh<T>(Load(c + j)), dh = Load(d_hat + j);
     const Vec<T> dc = Load(d_c + j) + dh * o * (one - tanh_c * tanh_c);
     Store(gates + j, dc * g * i * (one - i));
     Store(gates + hidden + j, dc * Load(c_before + j) * f * (one - f));

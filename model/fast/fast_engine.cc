@@ -17,6 +17,7 @@
 #include "model/fast/input_layer.h"
 #include "model/fast/plan.h"
 #include "model/fast/team.h"
+#include "model/row_streams.h"
 
 namespace sab::model {
 namespace {
@@ -93,6 +94,7 @@ class FastEngine : public Engine {
     BlockInput<T> Block(int64_t first, int64_t rows, int64_t steps, const TaskShape& shape) const;
 
     at::Tensor x, symbols, targets, values, lengths;
+    std::vector<uint64_t> streams;  // of recall: random; otherwise empty
   };
 
   const T* Find(const char* name) const {
@@ -159,6 +161,7 @@ BlockInput<T> FastEngine<T>::Inputs::Block(int64_t first, int64_t rows, int64_t 
   if (targets.defined()) in.targets = targets.const_data_ptr<int64_t>() + first * target_stride;
   if (values.defined()) in.target_values = values.const_data_ptr<T>() + first * shape.outputs;
   if (lengths.defined()) in.lengths = lengths.const_data_ptr<int64_t>() + first;
+  if (!streams.empty()) in.streams = streams.data() + first;
   return in;
 }
 
@@ -187,7 +190,8 @@ fast::PackedNet<T> FastEngine<T>::PackNet(const Plan& plan) {
 template <class T>
 PassSums FastEngine<T>::RunBlocks(const Plan& plan, const Batch& batch, double loss_scale, T* outputs) {
   const int64_t rows = batch.rows(), blocks = (rows + plan.rows - 1) / plan.rows;
-  const Inputs inputs(batch, shape_, parameters_.values().scalar_type(), outputs == nullptr);
+  Inputs inputs(batch, shape_, parameters_.values().scalar_type(), outputs == nullptr);
+  if (plan.recalls() && config_.recall == Recall::kRandom) inputs.streams = RowStreams(batch);
   const fast::PackedNet<T> net = PackNet(plan);
   const int threads = at::get_num_threads();
   if (team_ == nullptr || team_->size() != threads) team_ = std::make_unique<fast::Team>(threads);

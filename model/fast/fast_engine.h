@@ -11,9 +11,8 @@
 
 namespace sab::model {
 
-// Whether the fused CPU engine computes this network: all four systems on a CPU in fp32 (tf32 means fp32 there) or
-// fp64, but not `recall: all | random`, nor `recall: last` or score separable with a bounded memory where the order of
-// recall needs all of it. Otherwise false, and `why_not` (may be null) names the setting.
+// Whether the fused CPU engine computes this network: all four systems with every setting on a CPU in fp32 (tf32 means
+// fp32 there) or fp64. Otherwise false, and `why_not` (may be null) names the setting.
 bool FastEngineSupports(const ModelConfig& config, const TaskShape& shape, at::Device device,
                         std::string* why_not = nullptr);
 

@@ -30,13 +30,6 @@ size_t Bytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, in
 
 const char* WhyNotFast(const ModelConfig& config) {
   if (config.precision == Precision::kBf16) return "precision: the fused engine computes in fp32 or fp64";
-  if (config.kind != Kind::kSab) return nullptr;
-  if (config.recall == Recall::kAll || config.recall == Recall::kRandom)
-    return "recall: all and random are the reference's";
-  if (config.memory_capacity == 0) return nullptr;
-  if (config.score == Score::kSeparable) return "memory.capacity: with score separable it is the reference's";
-  if (config.recall == Recall::kLast && config.memory_policy == MemoryPolicy::kSalient)
-    return "memory.policy: salient with recall last is the reference's";
   return nullptr;
 }
 

@@ -68,11 +68,9 @@ void Pack(const Plan& p, const NetView<T>& net, PackedNet<T>* out, T* wide) {
   PadRows(net.out_bias, 1, o, out->out_bias, p.outputs);
   const bool classes = p.shape.loss != LossKind::kMseLastStep;
   for (int64_t i = o; classes && i < p.outputs; ++i) out->out_bias[i] = static_cast<T>(-1e30);
-  out->score_weight_sum = out->score_weight_norm = 0;
-  for (int64_t j = 0; p.attends() && j < h; ++j) {
-    out->score_weight_sum += net.score[j];
-    out->score_weight_norm += net.score[j] < 0 ? -net.score[j] : net.score[j];
-  }
+  out->score_weight_sum = 0;
+  for (int64_t j = 0; p.attends() && j < h; ++j) out->score_weight_sum += net.score[j];
+  out->score_error = p.attends() ? ScoreError(out->score, p.hidden) : 0;
 }
 
 template <class T>

@@ -69,8 +69,11 @@ struct Plan {
   SAB_PLAN_INLINE bool IsSparse(int64_t t) const { return config.recall == Recall::kTop && LiveAt(t) > config.k_top; }
   SAB_PLAN_INLINE int64_t RecalledAt(int64_t t) const {
     const int64_t live = LiveAt(t);
-    return live < config.k_top ? live : config.k_top;
+    return live < config.k_top || recalls_all() ? live : config.k_top;
   }
+  SAB_PLAN_INLINE bool recalls_all() const { return config.recall == Recall::kAll; }
+  // Places for keys and for gradients of memories.
+  SAB_PLAN_INLINE int64_t places() const { return bounded() ? (live_limit() + kPad - 1) / kPad * kPad : memories; }
 };
 
 // Of one pass over `rows` x `steps`.
@@ -86,18 +89,25 @@ struct Workspace {
   T* q = nullptr;       // (slots, R, H)    W_q h^; going backward its gradient
   T* starts = nullptr;  // (chunks, 2, R, H) h and c before each chunk, with recompute
 
-  int32_t* recalled = nullptr;  // (recall_slots, R, k_top + 1) memory indices, best first
+  int32_t* recalled = nullptr;  // (recall_slots, R, k_top + 1) memory indices, best first; not for recall: all
   T* alpha = nullptr;           // (recall_slots, R, k_top)
-  T* normaliser = nullptr;      // (recall_slots, R)   Z of the sparse phase
+  T* normaliser = nullptr;      // (recall_slots, R)   Z of the sparse phase; recall: all see MeasureAll
 
-  T* memory = nullptr;   // (N, R, H)
-  T* key = nullptr;      // (N, R, H)       K_i = W_m m_i
-  T* exp_key = nullptr;  // (R, ceil(S/16), H, 16)   e^2K of the S memories that are live at most, sixteen side by side
-  int32_t* slot_memory = nullptr;  // (R, S) which memory a place of exp_key holds; bounded memory only
-  double* credit = nullptr;        // (R, S) its sum of alpha; policy salient only
-  T* d_memory = nullptr;           // (N, R, H)
-  T* d_key = nullptr;              // (N, R, H)       shares exp_key's place where it fits
-  char* touched = nullptr;         // (N)             whether d_memory or the score's gradient is not 0
+  // S is the number of memories that are live at most. Bounded, keys and gradients are kept for these alone: P is then
+  // S rounded up to 16, otherwise N.
+  T* memory = nullptr;             // (N, R, H)
+  T* key = nullptr;                // (P, R, H)       K_i = W_m m_i
+  T* exp_key = nullptr;            // (R, ceil(S/16), H, 16)   e^2K of what is live, sixteen side by side; recall: top
+  int32_t* place = nullptr;        // (N, R) bounded memory: where each memory is or was, -1: it was not kept
+  int32_t* evicted = nullptr;      // (N, R) which memory it displaced there, -1: none
+  int32_t* slot_memory = nullptr;  // (R, P) which memory is in a place
+  int32_t* live_order = nullptr;   // (R, P) what is live, in the order of writing
+  double* credit = nullptr;        // (R, P) sum of alpha of what is in a place; for policy salient
+  T* d_memory = nullptr;           // (P, R, H)
+  T* d_key = nullptr;              // (P, R, H)       in exp_key's place, which is not needed going backward
+  T* chunk_d_key = nullptr;        // (L / k_att + 1, R, H) bounded memory: those of the chunk's memories
+  T* key_scratch = nullptr;        // (2, R, H)       bounded memory
+  char* touched = nullptr;         // (N)             whether d_memory or the score's gradient has been begun
   T* salience = nullptr;           // (N, R)          w_m . tanh(m_i)
   T* d_salience = nullptr;         // (N, R)
   T* leaders = nullptr;            // (R, k_top + 1)  saliences of the running best, with `leader_index`
@@ -115,7 +125,8 @@ struct Workspace {
   T* d_c = nullptr;               // (R, H)
   T* d_hat = nullptr;             // (R, H)
   T* scores = nullptr;            // (S rounded up to 16)
-  int32_t* candidates = nullptr;  // (S)
+  int32_t* candidates = nullptr;  // (S rounded up to 16)
+  T* d_score = nullptr;           // (S rounded up to 16) recall: all
   T* query = nullptr;             // (4, row_scratch)
   T* ones = nullptr;              // (16)
   T* outer = nullptr;             // scratch of AddOuterProducts
@@ -160,9 +171,9 @@ struct PackedNet {
   T* v_h_back = nullptr;     // panels of V_h: (O) x (H)
   T* v_s = nullptr;
   T* v_s_back = nullptr;
-  T* out_bias = nullptr;    // (O); beyond the real outputs a large negative number for a cross-entropy
-  T score_weight_sum = 0;   // sum of w
-  T score_weight_norm = 0;  // sum of |w|
+  T* out_bias = nullptr;   // (O); beyond the real outputs a large negative number for a cross-entropy
+  T score_weight_sum = 0;  // sum of w
+  T score_error = 0;       // ScoreError(w) of score.h
 
   size_t bytes = 0;
 };
@@ -236,12 +247,13 @@ SAB_PLAN_INLINE inline int64_t Ticks() {
 template <class T>
 struct BlockInput {
   int64_t rows = 0;
-  const T* x = nullptr;              // (rows, T, I)
-  const int64_t* symbols = nullptr;  // (rows, T)
-  const int64_t* targets = nullptr;  // (rows, T) or (rows); null: outputs only
-  const T* target_values = nullptr;  // (rows, real O)
-  const int64_t* lengths = nullptr;  // (rows); null: all T
-  T* outputs = nullptr;              // (rows, T, real O), written when not null (evaluation only)
+  const T* x = nullptr;               // (rows, T, I)
+  const int64_t* symbols = nullptr;   // (rows, T)
+  const int64_t* targets = nullptr;   // (rows, T) or (rows); null: outputs only
+  const T* target_values = nullptr;   // (rows, real O)
+  const int64_t* lengths = nullptr;   // (rows); null: all T
+  const uint64_t* streams = nullptr;  // (rows) randomness of recall: random
+  T* outputs = nullptr;               // (rows, T, real O), written when not null (evaluation only)
   int64_t metric_from = 0;
   double loss_scale = 0;
   int64_t* ticks = nullptr;  // (kParts) of Ticks(), added to; null: not measured

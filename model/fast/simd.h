@@ -5,6 +5,10 @@
 // times and must not be merged by the linker. For the same reason kernels call no inline function of the standard
 // library.
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <cstring>
 
@@ -82,6 +86,25 @@ SAB_INLINE Vec<T> Min(Vec<T> a, Vec<T> b) {
 template <class T>
 SAB_INLINE Vec<T> Abs(Vec<T> a) {
   return Max<T>(a, -a);
+}
+
+// Bit v: whether lane v of a comparison's result is set.
+template <class T>
+SAB_INLINE uint32_t Bits(IntVec<T> mask) {
+#if defined(__AVX512F__)
+  __m512i m;
+  memcpy(&m, &mask, sizeof(m));
+  return sizeof(T) == 4 ? _mm512_movepi32_mask(m) : _mm512_movepi64_mask(m);
+#elif defined(__AVX2__)
+  __m256i m;
+  memcpy(&m, &mask, sizeof(m));
+  return static_cast<uint32_t>(sizeof(T) == 4 ? _mm256_movemask_ps(_mm256_castsi256_ps(m))
+                                              : _mm256_movemask_pd(_mm256_castsi256_pd(m)));
+#else
+  uint32_t bits = 0;
+  for (int v = 0; v < kWidth<T>; ++v) bits |= (mask[v] != 0 ? 1u : 0u) << v;
+  return bits;
+#endif
 }
 
 // In a fixed order, the same for every instruction set of one width.

@@ -104,8 +104,11 @@ void Sweep<T>::ProjectInputs(int64_t t, T* gates) const {
       continue;
     }
     const T* x = b_.in.x + (r * b_.plan.steps + t - 1) * inputs;
-    Copy(b_.net.bias, out, wide);
-    for (int64_t i = 0; i < inputs; ++i) {
+    int64_t i = 0;
+    while (i + 1 < inputs && x[i] == 0) ++i;
+    const T* const column = b_.net.input_gates + i * wide;
+    for (int64_t j = 0; j < wide; j += kWidth<T>) Store(out + j, Load(b_.net.bias + j) + x[i] * Load(column + j));
+    for (++i; i < inputs; ++i) {
       if (x[i] != 0) AddScaled(x[i], b_.net.input_gates + i * wide, out, wide);
     }
   }
@@ -163,7 +166,7 @@ void Sweep<T>::ForwardRecall(int64_t t, bool again, T* h) {
   {
     const Timed timed(b_.in.ticks, kRecall);
     if (again) {
-      memories_.Replay(t, h, Context(t));
+      memories_.Replay(t, q, h, Context(t));
     } else {
       memories_.Recall(t, q, h, Context(t));
     }
@@ -236,7 +239,9 @@ void Sweep<T>::Restore(int64_t first) {
   const int64_t state = b_.state();
   if (!b_.plan.recompute) {
     if (!Recalls()) return;
-    for (int64_t t = first; t <= ChunkEnd(first); ++t) memories_.Replay(t, nullptr, Context(t));
+    for (int64_t t = first; t <= ChunkEnd(first); ++t) {
+      memories_.Replay(t, HasQuery() ? Query(t) : nullptr, nullptr, Context(t));
+    }
     return;
   }
   const T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
@@ -312,7 +317,7 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
   const int64_t state = b_.state(), wide = 4 * hidden_;
   T* const gates = Gates(t);
   const T* const c_before = CellBefore(t);
-  const T* const c = c_before + state;
+  T* const c = CellBefore(t) + state;  // the steps that needed it as c_before have gone back
   if (has_output) Add(FromOutputs(t), w_.d_h, state);
   const T* d_hat = w_.d_h;
   if (Recalls()) {
@@ -324,7 +329,8 @@ void Sweep<T>::Backward(int64_t t, bool has_output) {
   const Timed timed(b_.in.ticks, kCellBackward);
   for (int64_t r = 0; r < rows_; ++r) {
     const int64_t at = r * hidden_;
-    CellBackward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
+    const auto backward = Recalls() ? &CellBackward<T, true> : &CellBackward<T, false>;
+    backward(gates + 4 * at, c_before + at, c + at, d_hat + at, w_.d_c + at, hidden_);
   }
   if (b_.Truncates(t)) {
     Zero(w_.d_h, state);
@@ -364,7 +370,7 @@ void Sweep<T>::WeightGradients(int64_t first, int64_t last) {
   AddOuterProducts(&queries, 1, Chunked(w_.hat, first), hidden_, depth, hidden_, w_.outer);
   const int64_t from = (first + b_.plan.config.k_att - 1) / b_.plan.config.k_att, to = last / b_.plan.config.k_att;
   if (from > to) return;
-  const OuterOperand<T> keys{w_.d_key + from * b_.state(), hidden_, hidden_, g.w_m};
+  const OuterOperand<T> keys{memories_.KeyGradients(from, to), hidden_, hidden_, g.w_m};
   AddOuterProducts(&keys, 1, w_.memory + from * b_.state(), hidden_, (to - from + 1) * rows_, hidden_, w_.outer);
 }
 

@@ -10,6 +10,26 @@
 // denormal. NaN stays NaN.
 namespace sab::model::fast::SAB_ISA {
 
+// 1 / d within 2 ulp, for |d| between 2^-126 and 2^126: for loops that wait for the divider. (Those of tanh and sigmoid
+// do not: beside their polynomials a division is free.) Where vectors are widest an approximation to 14 bits and a step
+// of Newton's.
+template <class T>
+SAB_INLINE Vec<T> Reciprocal(Vec<T> d) {
+  return static_cast<T>(1) / d;
+}
+
+#if defined(__AVX512F__)
+template <>
+SAB_INLINE Vec<float> Reciprocal<float>(Vec<float> d) {
+  __m512 x;
+  memcpy(&x, &d, sizeof(x));
+  x = _mm512_maskz_rcp14_ps(0xffff, x);  // unmasked it warns of its own pass-through operand
+  Vec<float> r;
+  memcpy(&r, &x, sizeof(r));
+  return r + r * (1.0f - d * r);
+}
+#endif
+
 template <class T>
 struct ExpConstants;
 

@@ -7,32 +7,17 @@
 
 #include <algorithm>
 
-#include "model/random.h"
 #include "model/reference/cell.h"
 #include "model/reference/loss.h"
 #include "model/reference/recurrence.h"
 #include "model/reference/tf32.h"
+#include "model/row_streams.h"
 
 namespace sab::model {
 namespace {
 
 // Steps whose outputs a pass without gradients holds at a time.
 constexpr int64_t kStepsAtATime = 64;
-
-// A stream a row for recall: random, from the row's own input: it does not depend on the batch around the row, on ranks
-// or on the number of earlier passes.
-std::vector<uint64_t> RowStreams(const Batch& batch) {
-  const at::Tensor inputs = batch.inputs.detach().cpu().contiguous();
-  const auto* bytes = static_cast<const char*>(inputs.const_data_ptr());
-  const int64_t step_bytes = inputs.nbytes() / std::max<int64_t>(1, batch.rows() * batch.steps());
-  const at::Tensor lengths = batch.lengths.defined() ? batch.lengths.cpu() : at::Tensor();
-  std::vector<uint64_t> streams;
-  for (int64_t row = 0; row < batch.rows(); ++row) {
-    const int64_t length = lengths.defined() ? lengths[row].item<int64_t>() : batch.steps();
-    streams.push_back(HashBytes(bytes + row * batch.steps() * step_bytes, length * step_bytes));
-  }
-  return streams;
-}
 
 class ReferenceEngine : public Engine {
  public:

@@ -53,8 +53,10 @@ TEST(CostTest, PredictsTheFusedEngineWhereTheTrainerWouldTakeIt) {
     EXPECT_TRUE(IsFast({std::string("model.kind=") + kind})) << kind;
   EXPECT_TRUE(IsFast({"model.score=separable"}));
   EXPECT_TRUE(IsFast({"model.engine=fast", "resources.device=cpu"}));
-  EXPECT_TRUE(IsFast({"model.recall=last"}));
-  EXPECT_TRUE(IsFast({"model.memory.capacity=64"}));
+  for (const char* recall : {"top", "last", "random", "all"})
+    EXPECT_TRUE(IsFast({std::string("model.recall=") + recall, "model.memory={capacity: 64, policy: salient}"}))
+        << recall;
+  EXPECT_TRUE(IsFast({"model.memory.capacity=64", "model.score=separable"}));
   EXPECT_TRUE(IsFast({"resources.device=cuda"}));
   EXPECT_TRUE(IsFast({"resources.device=cuda", "train.precision=bf16"}));
 }
@@ -62,11 +64,8 @@ TEST(CostTest, PredictsTheFusedEngineWhereTheTrainerWouldTakeIt) {
 TEST(CostTest, PredictsTheReferenceWhereTheTrainerWouldTakeIt) {
   EXPECT_FALSE(IsFast({"model.engine=reference"}));
   EXPECT_FALSE(IsFast({"resources.device=cuda", "model.k_top=40"}));
-  EXPECT_FALSE(IsFast({"model.recall=all"}));
-  EXPECT_FALSE(IsFast({"model.recall=random"}));
+  EXPECT_FALSE(IsFast({"resources.device=cuda", "model.recall=all"}));
   EXPECT_FALSE(IsFast({"train.precision=bf16"}));
-  EXPECT_FALSE(IsFast({"model.memory.capacity=64", "model.score=separable"}));
-  EXPECT_FALSE(IsFast({"model.memory={capacity: 64, policy: salient}", "model.recall=last"}));
 }
 
 TEST(CostTest, SaysWhatTheFiguresAreOf) {

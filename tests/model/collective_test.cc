@@ -10,9 +10,15 @@
 namespace sab::model {
 namespace {
 
-// Runs `body` as every rank of a Gloo group, one thread each. Returns what each rank threw ("" for nothing).
-std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body,
-                                  std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
+// Every implementation for CPU ranks; named by Collective::transport().
+class CollectiveSuite : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body);
+};
+
+// Runs `body` as every rank of a group, one thread each. Returns what each rank threw ("" for nothing).
+std::vector<std::string> CollectiveSuite::RunRanks(int world_size, const std::function<void(Collective&)>& body) {
+  constexpr std::chrono::seconds timeout(20);
   auto store = Rendezvous::Open("127.0.0.1");
   std::vector<std::string> errors(static_cast<size_t>(world_size));
   std::vector<std::thread> threads;
@@ -20,7 +26,11 @@ std::vector<std::string> RunRanks(int world_size, const std::function<void(Colle
     threads.emplace_back([&, rank] {
       try {
         auto mine = rank == 0 ? store : Rendezvous::Connect(store->address(), timeout);
-        auto group = MakeCollective(mine, {.rank = rank, .world_size = world_size, .timeout = timeout});
+        auto group = MakeCollective(mine, {.rank = rank,
+                                           .world_size = world_size,
+                                           .shared_memory = GetParam() == "shared memory",
+                                           .timeout = timeout});
+        EXPECT_EQ(group->transport(), GetParam());
         body(*group);
       } catch (const std::exception& error) {
         errors[static_cast<size_t>(rank)] = error.what();
@@ -31,7 +41,7 @@ std::vector<std::string> RunRanks(int world_size, const std::function<void(Colle
   return errors;
 }
 
-TEST(CollectiveTest, AllReduceAddsUpOverRanksWithTheSameBitsEverywhere) {
+TEST_P(CollectiveSuite, AllReduceAddsUpOverRanksWithTheSameBitsEverywhere) {
   std::vector<at::Tensor> results(3);
   const auto errors = RunRanks(3, [&](Collective& group) {
     at::Tensor mine = at::sin(at::arange(5001) * (0.1f + static_cast<float>(group.rank())));
@@ -46,7 +56,7 @@ TEST(CollectiveTest, AllReduceAddsUpOverRanksWithTheSameBitsEverywhere) {
   EXPECT_TRUE(at::equal(results[0], results[2]));
 }
 
-TEST(CollectiveTest, BroadcastGivesEveryRankTheRootsTensor) {
+TEST_P(CollectiveSuite, BroadcastGivesEveryRankTheRootsTensor) {
   const auto errors = RunRanks(2, [](Collective& group) {
     at::Tensor mine = at::full({7}, static_cast<double>(group.rank()), at::kDouble);
     group.Broadcast(mine, 1);
@@ -56,7 +66,7 @@ TEST(CollectiveTest, BroadcastGivesEveryRankTheRootsTensor) {
   EXPECT_EQ(errors, std::vector<std::string>(2));
 }
 
-TEST(CollectiveTest, AbortReleasesABlockedRank) {
+TEST_P(CollectiveSuite, AbortReleasesABlockedRank) {
   std::promise<Collective*> blocked;
   std::promise<void> released;
   auto finished = released.get_future().share();
@@ -81,13 +91,29 @@ TEST(CollectiveTest, AbortReleasesABlockedRank) {
   EXPECT_EQ(errors, std::vector<std::string>(2));
 }
 
-TEST(CollectiveTest, APeerThatLeavesIsAnErrorNamingTheRank) {
+TEST_P(CollectiveSuite, APeerThatLeavesIsAnErrorNamingTheRank) {
   const auto errors = RunRanks(2, [](Collective& group) {
     if (group.rank() == 1) return;
     at::Tensor mine = at::ones({4});
     group.AllReduceSum(mine);
   });
   EXPECT_NE(errors[0].find("rank 0 of 2: all-reduce: "), std::string::npos) << errors[0];
+}
+
+INSTANTIATE_TEST_SUITE_P(Transports, CollectiveSuite, ::testing::Values("shared memory", "Gloo"),
+                         [](const auto& info) { return info.param == "Gloo" ? "Gloo" : "SharedMemory"; });
+
+TEST(CollectiveTest, OneRankWithoutSharedMemoryMeansGlooForAll) {
+  auto store = Rendezvous::Open("127.0.0.1");
+  const auto meet = [&](int rank) {
+    auto mine = rank == 0 ? store : Rendezvous::Connect(store->address(), std::chrono::seconds(20));
+    auto group = MakeCollective(mine, {.rank = rank, .world_size = 2, .shared_memory = rank == 0});
+    group->Barrier();
+    return group->transport();
+  };
+  auto other = std::async(std::launch::async, meet, 1);
+  EXPECT_EQ(meet(0), "Gloo");
+  EXPECT_EQ(other.get(), "Gloo");
 }
 
 TEST(CollectiveTest, APeerThatNeverComesIsAnErrorAfterTheTimeout) {

@@ -42,6 +42,7 @@ Outcome EmulatedStep(const FastCase& c, const DeviceLimits& limits) {
 
 // Cases of the CPU engine, no larger than the emulator is fast.
 std::vector<FastCase> Small(std::vector<FastCase> cases) {
+  std::erase_if(cases, [](const FastCase& c) { return cuda::WhyNotCuda(c.config) != nullptr; });
   for (FastCase& c : cases) {
     c.rows = std::min<int64_t>(c.rows, 5);
     c.steps = std::min<int64_t>(c.steps, c.config.hidden_size > 100 ? 20 : 50);

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cmath>
+#include <utility>
 
 #include "model/random.h"
 
@@ -32,6 +33,9 @@ Batch MakeBatch(const FastCase& c) {
     batch.inputs = longs({c.rows, c.steps}, 0, c.shape.vocabulary);
   } else {
     batch.inputs = floats({c.rows, c.steps, c.shape.inputs});
+    for (int64_t t = c.constant_from + 1; c.constant_from > 0 && t < c.steps; ++t) {
+      batch.inputs.select(1, t).copy_(batch.inputs.select(1, c.constant_from));
+    }
   }
   if (c.shape.loss == LossKind::kMseLastStep) {
     batch.targets = floats({c.rows, c.shape.outputs});
@@ -48,6 +52,10 @@ Batch MakeBatch(const FastCase& c) {
 ParameterSet MakeParameters(const FastCase& c) {
   ParameterSet parameters(c.config, c.shape, at::kCPU);
   parameters.values().mul_(c.weight_scale);
+  if (c.forgets) {
+    parameters.Get("cell.weight_hh").value.zero_();
+    parameters.Get("cell.bias_ih").value.narrow(0, c.config.hidden_size, c.config.hidden_size).fill_(-80);
+  }
   return parameters;
 }
 
@@ -125,6 +133,8 @@ std::vector<FastCase> Settings() {
            [](FastCase& c) { c.rows = 16, c.steps = 97, c.config.recompute = Recompute::kOn, c.config.k_trunc = 0; }),
       make("hidden_16", [](FastCase& c) { c.config.hidden_size = 16; }),
       make("hidden_33", [](FastCase& c) { c.config.hidden_size = 33; }),
+      make("hidden_300", [](FastCase& c) { c.config.hidden_size = 300, c.rows = 40, c.steps = 30; }),
+      make("hidden_301_and_many_rows", [](FastCase& c) { c.config.hidden_size = 301, c.rows = 70, c.steps = 12; }),
       make("hidden_1", [](FastCase& c) { c.config.hidden_size = 1; }),
       make("many_memories", [](FastCase& c) { c.steps = 300, c.config.k_att = 1, c.config.hidden_size = 20; }),
       make("large_scores", [](FastCase& c) { c.config.init_std = 10, c.steps = 60; }),
@@ -163,6 +173,20 @@ std::vector<FastCase> Settings() {
              c.steps = 100, c.shape.loss = LossKind::kCrossEntropyLastStep, c.config.truncate = Truncate::kH;
            }),
       make("number_at_last_step", [](FastCase& c) { c.rows = 5, c.steps = 70, c.shape.loss = LossKind::kMseLastStep; }),
+      make("memories_alike",
+           [](FastCase& c) { c.config.hidden_size = 24, c.steps = 300, c.config.k_att = 1, c.constant_from = 12; }),
+      make("memories_alike_many_recalled",
+           [](FastCase& c) {
+             c.config.hidden_size = 24, c.steps = 200, c.config.k_att = 1, c.config.k_top = 20, c.constant_from = 30;
+           }),
+      make("memories_equal",
+           [](FastCase& c) {
+             c.forgets = true, c.steps = 150, c.config.k_att = 1, c.config.tie_guard = 0, c.constant_from = 9;
+           }),
+      make("memories_equal_many_recalled",
+           [](FastCase& c) {
+             c.forgets = true, c.steps = 150, c.config.k_att = 1, c.config.k_top = 20, c.constant_from = 40;
+           }),
       make("bounded_recent", [](FastCase& c) { c.config.memory_capacity = 8, c.steps = 60; }),
       make("bounded_recent_last",
            [](FastCase& c) { c.config.memory_capacity = 8, c.steps = 60, c.config.recall = Recall::kLast; }),
@@ -176,6 +200,20 @@ std::vector<FastCase> Settings() {
            [](FastCase& c) {
              c.config.memory_capacity = 9, c.config.memory_policy = MemoryPolicy::kSalient, c.config.memory_recent = 0;
              c.steps = 90, c.config.recompute = Recompute::kOn;
+           }),
+      make("bounded_ragged_guarded",
+           [](FastCase& c) {
+             c.config.memory_capacity = 8, c.steps = 130, c.rows = 9, c.ragged = true, c.config.tie_guard = 0.05;
+           }),
+      make("bounded_class_at_last_step",
+           [](FastCase& c) {
+             c.config.memory_capacity = 8, c.steps = 260, c.rows = 9, c.config.k_att = 3,
+             c.config.recompute = Recompute::kOn, c.shape.loss = LossKind::kCrossEntropyLastStep;
+           }),
+      make("bounded_recalled_detached",
+           [](FastCase& c) {
+             c.config.memory_capacity = 7, c.steps = 90, c.config.k_att = 1,
+             c.config.memory_state = MemoryState::kRecalled, c.config.detach_scores = true;
            }),
       make("lstm", [](FastCase& c) { c.config.kind = Kind::kLstm, c.config.k_trunc = 0; }),
       make("lstm_truncated",
@@ -209,12 +247,46 @@ std::vector<FastCase> Settings() {
   attention("attention_hidden_128", [](FastCase& c) { c.config.hidden_size = 128, c.steps = 60; });
   const size_t mlp = cases.size();
   for (size_t i = 0; i < mlp; ++i) {
-    if (cases[i].config.kind != Kind::kSab || cases[i].config.memory_capacity > 0) continue;
+    if (cases[i].config.kind != Kind::kSab) continue;
     cases.push_back(cases[i]);
     cases.back().name += "_separable";
     cases.back().config.score = Score::kSeparable;
     if (i % 2 == 0) cases.back().config.dense = Dense::kRaw;
   }
+  return cases;
+}
+
+// Every way to recall with every form of memory and both scores, long enough for several chunks and evictions.
+std::vector<FastCase> Controls() {
+  std::vector<FastCase> cases;
+  for (const auto& [recall, recall_name] :
+       {std::pair{Recall::kAll, "all"}, {Recall::kRandom, "random"}, {Recall::kLast, "last"}, {Recall::kTop, "top"}})
+    for (int form = 0; form < 12; ++form) {
+      const int memory = form % 3;
+      const bool separable = form / 3 % 2 == 1, raw = form / 6 == 1;
+      const std::string name = std::string(recall_name) +
+                               (memory == 0   ? "_unbounded"
+                                : memory == 1 ? "_recent"
+                                              : "_salient") +
+                               (separable ? "_separable" : "_mlp") + (raw ? "_raw" : "_softmax");
+      cases.push_back(Case(name, [&](FastCase& c) {
+        c.config.recall = recall;
+        c.config.score = separable ? Score::kSeparable : Score::kMlp;
+        c.config.dense = raw ? Dense::kRaw : Dense::kSoftmax;
+        c.config.memory_capacity = memory == 0 ? 0 : 11;
+        c.config.memory_policy = memory == 2 ? MemoryPolicy::kSalient : MemoryPolicy::kRecent;
+        c.config.memory_recent = 3;
+        c.config.k_att = 1 + form % 2;
+        c.config.k_top = 3;
+        c.config.recompute = raw ? Recompute::kOn : Recompute::kOff;
+        c.config.memory_state = raw ? MemoryState::kProvisional : MemoryState::kRecalled;
+        if (raw && recall != Recall::kTop) c.weight_scale = 0.5;  // raw weights of many memories add up
+        c.config.hidden_size = 20;
+        c.steps = 90;
+        c.rows = 13;
+        c.ragged = form % 4 == 1;
+      }));
+    }
   return cases;
 }
 

@@ -21,8 +21,10 @@ struct FastCase {
   TaskShape shape;
   int64_t rows = 3;
   int64_t steps = 23;
-  bool ragged = false;      // rows of different lengths
-  double weight_scale = 1;  // of all parameters, over their initial values
+  bool ragged = false;        // rows of different lengths
+  double weight_scale = 1;    // of all parameters, over their initial values
+  int64_t constant_from = 0;  // > 0: from this step on (from 0) the float inputs repeat
+  bool forgets = false;       // a cell's output depends on its input alone: equal inputs make equal memories
 };
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
@@ -35,6 +37,8 @@ FastCase Case(const std::string& name, const Change& change);
 // one.
 std::vector<FastCase> SabGrid();
 std::vector<FastCase> Settings();
+// Every way to recall with every form of memory and both scores, long enough for several chunks and evictions.
+std::vector<FastCase> Controls();
 
 std::string CaseName(const testing::TestParamInfo<FastCase>& info);
 

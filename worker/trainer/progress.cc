@@ -58,6 +58,7 @@ void Progress::Flush() {
 
 void Progress::ReportStep(const model::StepReport& report) {
   for (const model::Figure& figure : report.figures) Add(report.step, "train", figure.name, 0, figure.value);
+  if (report.length > 0) Add(report.step, "train", "length", 0, static_cast<double>(report.length));
   Add(report.step, "train", "gradient_norm", 0, report.gradient_norm);
   Add(report.step, "train", "learning_rate", 0, report.learning_rate);
   Add(report.step, "train", "max_hidden_norm", 0, report.max_hidden_norm);

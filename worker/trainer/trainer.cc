@@ -60,10 +60,12 @@ std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignm
     }
     rendezvous = model::Rendezvous::Connect(address, std::chrono::seconds(60));
   }
-  return model::MakeCollective(rendezvous, {.rank = mine.id().rank(),
-                                            .world_size = mine.world_size(),
-                                            .device = device,
-                                            .local_host = one_machine ? "127.0.0.1" : assignment.host()});
+  auto collective = model::MakeCollective(rendezvous, {.rank = mine.id().rank(),
+                                                       .world_size = mine.world_size(),
+                                                       .device = device,
+                                                       .local_host = one_machine ? "127.0.0.1" : assignment.host()});
+  log::Info(absl::StrCat("ranks exchange gradients over ", collective->transport()));
+  return collective;
 }
 
 // Opens the arrays of a tensor task, in the model's terms.
