@@ -2,7 +2,7 @@
 
 Each side is a process of its own that runs one step per line it is sent, so that both see the same machine: ours, then the peer's,
 and again. A figure is the median of its turns after two steps that are not counted; memory is the peak of resident memory above
-what the process had before its first step.
+what the process had before its first step. With --device cuda both sides run on the GPU, with its allocator's peak for the memory.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-BATCH = 64
+BATCH = {"cpu": 64, "cuda": 128}
 TOO_LARGE = {  # (system, peer): the longest T the peer is asked for; beyond, it needs tens of GB or minutes a step
     "sab": 320, "separable": 320, "bounded": 320, "attention": 320, "lstm": 5020, "lstm_truncated": 5020}
 # (system, hidden sizes, lengths): T = 5,020 only for what is linear there.
@@ -55,9 +55,10 @@ class Side:
 
 
 def measure(options, system, hidden, steps, ours_only):
-    common = [system, str(steps), str(hidden), str(BATCH), str(options.threads)]
-    ours = Side([options.program, *common], options.threads)
-    peer = None if ours_only else Side([sys.executable, os.path.join(HERE, "peers", "engine_torch.py"), *common], options.threads)
+    common = [system, str(steps), str(hidden), str(BATCH[options.device]), str(options.threads)]
+    ours = Side([options.program, *common, "fast", options.device], options.threads)
+    peer = None if ours_only else Side([sys.executable, os.path.join(HERE, "peers", "engine_torch.py"), *common, options.device],
+                                       options.threads)
     for _ in range(2 + options.turns):
         ours.step()
         if peer:
@@ -81,11 +82,12 @@ def main():
     parser.add_argument("--program", required=True, help="bench_engine")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", choices=list(BATCH), default="cpu")
     parser.add_argument("--quick", action="store_true", help="T up to 320 and H=128")
     parser.add_argument("--only", help="one system: " + ", ".join(TOO_LARGE))
     options = parser.parse_args()
 
-    print(f"One training step (forward and backward), fp32, B={BATCH}, k_att=2, k_top=k_trunc=5, {options.threads} threads; medians of "
+    print(f"One training step (forward and backward), fp32, B={BATCH[options.device]}, {options.device}, k_att=2, k_top=k_trunc=5, {options.threads} threads; medians of "
           f"{options.turns} turns. Peer: PyTorch, the recurrence op by op for sab and attention, nn.LSTM for lstm.")
     print("| system | H | T | ours, ms | ours, MiB | predicted, MiB | PyTorch, ms | PyTorch, MiB | time | memory |")
     print("| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |")
@@ -99,9 +101,11 @@ def main():
             ours_only = steps > TOO_LARGE[system] or (hidden > 128 and steps > 120 and not system.startswith("lstm"))
             print(row(system, hidden, steps, *measure(options, system, hidden, steps, ours_only)), flush=True)
 
+    if options.device == "cuda":
+        return
     print("\nWhere a step's time goes:")
     for system in ["sab", "lstm", "attention"] if not options.only else [options.only]:
-        subprocess.run([options.program, "profile", system, "320", "128", str(BATCH)], check=True)
+        subprocess.run([options.program, "profile", system, "320", "128", str(BATCH["cpu"])], check=True)
 
 
 if __name__ == "__main__":

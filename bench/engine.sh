@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Training steps of our engine beside PyTorch's, in turns: called by `./dev bench engine [ARGS]` with the build folder first.
-# Arguments are those of bench/engine.py: --quick, --only SYSTEM, --threads N, --turns N.
+# Arguments are those of bench/engine.py: --quick, --only SYSTEM, --threads N, --turns N, --device cuda.
 set -euo pipefail
 build=$1
 shift

@@ -1,15 +1,16 @@
 // One training configuration of our engine, driven from outside so that a peer can take turns with it (see engine.py).
 //
-//   bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [ENGINE]
+//   bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [ENGINE [DEVICE]]
 //   bench_engine profile SYSTEM STEPS HIDDEN BATCH      the parts of a step on one thread, and this machine's ceilings
 // A SYSTEM that ends in _alike gets the same input at every step but the first ten: memories become nearly equal.
 // Reads lines from standard input: `step` runs one training step and answers with its milliseconds; at the end of the
-// input it answers with the peak of resident memory above what it was before the first step, and the predicted one, in
-// bytes.
+// input it answers with the peak of memory above what it was before the first step (resident; on a GPU, device memory
+// of this process's allocator), and the predicted one, in bytes.
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include <algorithm>
 #include <chrono>
@@ -22,6 +23,8 @@
 #include <string>
 #include <vector>
 
+#include "model/collective/collective.h"
+#include "model/cuda/plan.h"
 #include "model/engine.h"
 #include "model/fast/fast_engine.h"
 #include "model/fast/footprint.h"
@@ -41,6 +44,20 @@ long StatusBytes(const std::string& key) {
     if (line.rfind(key + ":", 0) == 0) return std::atol(line.c_str() + key.size() + 1) * 1024;
   }
   return 0;
+}
+
+// Memory in use: resident, or of the GPU's caching allocator.
+struct MemoryBytes {
+  long now = 0;
+  long peak = 0;
+};
+
+MemoryBytes MemoryOf(at::Device device) {
+  if (device.is_cpu()) return {StatusBytes("VmRSS"), StatusBytes("VmHWM")};
+  auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
+  if (allocator == nullptr) throw std::runtime_error("the GPU's allocator keeps no statistics");
+  const auto bytes = allocator->getDeviceStats(device.index()).allocated_bytes[0];  // of all pools together
+  return {static_cast<long>(bytes.current), static_cast<long>(bytes.peak)};
 }
 
 bool IsAlike(const std::string& system) {
@@ -64,11 +81,12 @@ ModelConfig ConfigOf(std::string system, int64_t hidden, const std::string& engi
   return config;
 }
 
-Batch MakeBatch(int64_t rows, int64_t steps, bool alike) {
+Batch MakeBatch(int64_t rows, int64_t steps, bool alike, at::Device device = at::kCPU) {
   Batch batch;
   batch.inputs = at::rand({rows, steps, 1});
   if (alike && steps > 10) batch.inputs.narrow(1, 10, steps - 10).zero_();
-  batch.targets = at::randint(0, 10, {rows, steps}, at::kLong);
+  batch.inputs = batch.inputs.to(device);
+  batch.targets = at::randint(0, 10, {rows, steps}, at::kLong).to(device);
   return batch;
 }
 
@@ -147,26 +165,31 @@ int Profile(int argc, char** argv) {
 int Run(int argc, char** argv) {
   if (argc < 6)
     throw std::invalid_argument(
-        "usage: bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [fast|reference|recompute|keep]");
+        "usage: bench_engine SYSTEM STEPS HIDDEN BATCH THREADS [fast|reference|recompute|keep [cpu|cuda]]");
   const int64_t steps = std::atol(argv[2]), hidden = std::atol(argv[3]), rows = std::atol(argv[4]);
   const int threads = std::atoi(argv[5]);
   at::set_num_threads(threads);
   const ModelConfig config = ConfigOf(argv[1], hidden, argc > 6 ? argv[6] : "fast");
   const TaskShape shape;
-  sab::model::ParameterSet parameters(config, shape, at::kCPU);
+  const bool cuda = argc > 7 && std::string(argv[7]) == "cuda";
+  if (cuda) sab::model::LoadCudaLibraries();
+  const at::Device device = cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  sab::model::ParameterSet parameters(config, shape, device);
   const std::unique_ptr<sab::model::Engine> engine = MakeEngine(config, shape, parameters);
-  const Batch batch = MakeBatch(rows, steps, IsAlike(argv[1]));
+  const Batch batch = MakeBatch(rows, steps, IsAlike(argv[1]), device);
   const double scale = 1.0 / static_cast<double>(rows * steps);
-  const long before = StatusBytes("VmRSS");
+  const long before = MemoryOf(device).now;
   std::string command;
   while (std::getline(std::cin, command)) {
     const auto start = std::chrono::steady_clock::now();
-    engine->ForwardBackward(batch, scale);
+    engine->ForwardBackward(batch, scale);  // its sums come back when the device has them: everything is done then
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
     std::cout << took.count() << std::endl;
   }
-  std::cout << StatusBytes("VmHWM") - before << " "
-            << sab::model::fast::TrainingBytes(config, shape, rows, steps, threads) << std::endl;
+  std::cout << MemoryOf(device).peak - before << " "
+            << (cuda ? sab::model::cuda::TrainingBytes(config, shape, rows, steps)
+                     : sab::model::fast::TrainingBytes(config, shape, rows, steps, threads))
+            << std::endl;
   return 0;
 }
 

@@ -19,6 +19,7 @@ if(NOT EXISTS "${sab_torch_dir}/lib/libtorch_cpu.so")
   message(FATAL_ERROR "LibTorch was not found (looked at '${sab_torch_dir}'). Run ./dev setup, or pass -DSAB_TORCH_DIR=.../site-packages/torch")
 endif()
 get_filename_component(sab_site_packages "${sab_torch_dir}" DIRECTORY)
+set(SAB_SITE_PACKAGES "${sab_site_packages}")  # beside torch lie NVIDIA's libraries and compiler
 message(STATUS "LibTorch: ${sab_torch_dir}")
 
 set(sab_torch_overlay ${CMAKE_BINARY_DIR}/torch-headers)

@@ -1,8 +1,8 @@
 """PyTorch's side of `./dev bench engine`: one training configuration, a step for each line on standard input.
 
-usage: engine_torch.py SYSTEM STEPS HIDDEN BATCH THREADS
-Answers each line with the step's milliseconds, and the end of the input with the peak of resident memory above what it was before
-the first step. This is what one writes with PyTorch and no kernels of one's own: nn.LSTM where it fits, otherwise nn.LSTMCell and
+usage: engine_torch.py SYSTEM STEPS HIDDEN BATCH THREADS [cpu|cuda]
+Answers each line with the step's milliseconds, and the end of the input with the peak of memory above what it was before the first
+step (resident; on a GPU, of its allocator). This is what one writes with PyTorch and no kernels of one's own: nn.LSTM where it fits, otherwise nn.LSTMCell and
 attention op by op under autograd, with the keys W_m m cached at the write.
 """
 
@@ -97,7 +97,7 @@ class Sab(nn.Module):
     def forward(self, x):
         h = c = x.new_zeros(x.shape[0], self.hidden)
         memories, outputs = [h], []
-        keys = [torch.zeros(x.shape[0], 1 if self.separable else self.hidden)]
+        keys = [x.new_zeros(x.shape[0], 1 if self.separable else self.hidden)]
         for t in range(1, x.shape[1] + 1):
             if t % K_TRUNC == 0:
                 h, c = h.detach(), c.detach()
@@ -115,6 +115,8 @@ class Sab(nn.Module):
 
 def main():
     system, (steps, hidden, batch, threads) = sys.argv[1], map(int, sys.argv[2:6])
+    device = sys.argv[6] if len(sys.argv) > 6 else "cpu"
+    cuda = device == "cuda"
     torch.set_num_threads(threads)
     torch.manual_seed(1)
     if system == "attention":
@@ -123,14 +125,17 @@ def main():
         model = Lstm(hidden, system == "lstm_truncated")
     else:
         model = Sab(hidden, system)
-    x, y = torch.rand(batch, steps, 1), torch.randint(0, 10, (batch, steps))
-    before = status_bytes("VmRSS")
+    model.to(device)
+    x, y = torch.rand(batch, steps, 1, device=device), torch.randint(0, 10, (batch, steps), device=device)
+    before = torch.cuda.memory_allocated() if cuda else status_bytes("VmRSS")
     for _ in sys.stdin:
         start = time.perf_counter()
         model.zero_grad()
         nn.functional.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+        if cuda:
+            torch.cuda.synchronize()
         print((time.perf_counter() - start) * 1e3, flush=True)
-    print(status_bytes("VmHWM") - before, flush=True)
+    print((torch.cuda.max_memory_allocated() if cuda else status_bytes("VmHWM")) - before, flush=True)
 
 
 if __name__ == "__main__":

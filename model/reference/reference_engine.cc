@@ -1,6 +1,5 @@
 #include "model/reference/reference_engine.h"
 
-#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -11,6 +10,7 @@
 #include "model/reference/cell.h"
 #include "model/reference/loss.h"
 #include "model/reference/recurrence.h"
+#include "model/reference/tf32.h"
 #include "model/row_streams.h"
 
 namespace sab::model {
@@ -18,22 +18,6 @@ namespace {
 
 // Steps whose outputs a pass without gradients holds at a time.
 constexpr int64_t kStepsAtATime = 64;
-
-// The process-wide permission of TensorFloat-32 products, for one pass.
-class Tf32Scope {
- public:
-  explicit Tf32Scope(bool allow) : before_(at::globalContext().allowTF32CuBLAS()) {
-    if (allow != before_) at::globalContext().setAllowTF32CuBLAS(allow);
-  }
-  ~Tf32Scope() {
-    if (at::globalContext().allowTF32CuBLAS() != before_) at::globalContext().setAllowTF32CuBLAS(before_);
-  }
-  Tf32Scope(const Tf32Scope&) = delete;
-  Tf32Scope& operator=(const Tf32Scope&) = delete;
-
- private:
-  const bool before_;
-};
 
 class ReferenceEngine : public Engine {
  public:

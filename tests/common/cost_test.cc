@@ -57,18 +57,23 @@ TEST(CostTest, PredictsTheFusedEngineWhereTheTrainerWouldTakeIt) {
     EXPECT_TRUE(IsFast({std::string("model.recall=") + recall, "model.memory={capacity: 64, policy: salient}"}))
         << recall;
   EXPECT_TRUE(IsFast({"model.memory.capacity=64", "model.score=separable"}));
+  EXPECT_TRUE(IsFast({"resources.device=cuda"}));
+  EXPECT_TRUE(IsFast({"resources.device=cuda", "train.precision=bf16"}));
 }
 
 TEST(CostTest, PredictsTheReferenceWhereTheTrainerWouldTakeIt) {
   EXPECT_FALSE(IsFast({"model.engine=reference"}));
-  EXPECT_FALSE(IsFast({"resources.device=cuda"}));
+  EXPECT_FALSE(IsFast({"resources.device=cuda", "model.k_top=40"}));
+  EXPECT_FALSE(IsFast({"resources.device=cuda", "model.recall=all"}));
   EXPECT_FALSE(IsFast({"train.precision=bf16"}));
 }
 
 TEST(CostTest, SaysWhatTheFiguresAreOf) {
   EXPECT_THAT(Cost({"resources.replicas=4"}).basis(), HasSubstr("one thread"));
   EXPECT_THAT(Cost({"resources.replicas=4"}).basis(), HasSubstr("16 rows a replica, sequences of 120 steps"));
-  EXPECT_THAT(Cost({"resources.device=cuda"}).basis(), StartsWith("reference engine on one GPU"));
+  EXPECT_THAT(Cost({"resources.device=cuda"}).basis(), StartsWith("fused engine on one GPU"));
+  EXPECT_THAT(Cost({"resources.device=cuda", "model.engine=reference"}).basis(),
+              StartsWith("reference engine on one GPU"));
   EXPECT_THAT(Cost({"model.engine=reference"}).basis(), StartsWith("reference engine on CPUs"));
 }
 

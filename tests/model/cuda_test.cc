@@ -1,7 +1,8 @@
-// What runs on a GPU agrees with the CPU: the networks in plain operations, and the optimiser's sweep. Skipped without
-// a GPU.
+// What runs on a GPU agrees with the CPU: the networks in plain operations, the fused CUDA engine, and the optimiser's
+// sweep. Skipped without a GPU. Run it under `compute-sanitizer --tool memcheck`, racecheck and synccheck as well.
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
@@ -51,6 +52,51 @@ TEST_F(CudaTest, GradientsAgreeWithTheCpus) {
     const at::Tensor found = Gradients(config, at::Device(at::kCUDA, 0));
     EXPECT_LE((found - expected).abs().max().item<double>(), 1e-9 * expected.abs().max().item<double>())
         << "kind " << static_cast<int>(config.kind) << ", score " << static_cast<int>(config.score);
+  }
+}
+
+// The settings that the fused engine has besides, and sizes for every kind of launch: one block a group, a cluster,
+// more blocks than a cluster has, and weights that do not fit.
+std::vector<ModelConfig> FusedSystems() {
+  std::vector<ModelConfig> configs = AllSystems();
+  for (const int64_t hidden : {33, 128, 300, 700}) {
+    configs.push_back({.hidden_size = hidden, .precision = Precision::kFp64});
+  }
+  configs.push_back(
+      {.memory_state = MemoryState::kRecalled, .recompute = Recompute::kOn, .precision = Precision::kFp64});
+  configs.push_back({.memory_capacity = 8, .memory_policy = MemoryPolicy::kSalient, .precision = Precision::kFp64});
+  return configs;
+}
+
+at::Tensor GradientsOnGpu(ModelConfig config, EngineKind engine) {
+  config.engine = engine;
+  return Gradients(config, at::Device(at::kCUDA, 0));
+}
+
+TEST_F(CudaTest, FusedEngineAgreesWithTheReference) {
+  for (const ModelConfig& config : FusedSystems()) {
+    const at::Tensor expected = GradientsOnGpu(config, EngineKind::kReference);
+    const at::Tensor found = GradientsOnGpu(config, EngineKind::kFast);
+    EXPECT_LE((found - expected).abs().max().item<double>(), 1e-9 * expected.abs().max().item<double>())
+        << "kind " << static_cast<int>(config.kind) << ", score " << static_cast<int>(config.score) << ", hidden "
+        << config.hidden_size;
+  }
+}
+
+TEST_F(CudaTest, FusedEngineGivesTheSameBitsAgain) {
+  for (ModelConfig config : FusedSystems())
+    for (const Precision precision : {Precision::kFp32, Precision::kTf32, Precision::kBf16}) {
+      config.precision = precision;
+      EXPECT_TRUE(at::equal(GradientsOnGpu(config, EngineKind::kFast), GradientsOnGpu(config, EngineKind::kFast)));
+    }
+}
+
+TEST_F(CudaTest, FusedEngineInFloatIsCloseToDouble) {
+  for (ModelConfig config : FusedSystems()) {
+    const at::Tensor exact = GradientsOnGpu(config, EngineKind::kFast);
+    config.precision = Precision::kFp32;
+    const at::Tensor rounded = GradientsOnGpu(config, EngineKind::kFast).to(at::kDouble);
+    EXPECT_LE((rounded - exact).abs().max().item<double>(), 5e-3 * exact.abs().max().item<double>());
   }
 }
 

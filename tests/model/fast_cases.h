@@ -1,7 +1,11 @@
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <functional>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "model/batch.h"
 #include "model/config.h"
@@ -24,6 +28,21 @@ struct FastCase {
 };
 
 std::ostream& operator<<(std::ostream& out, const FastCase& c);
+
+// A small case in double with what `change` makes of it.
+using Change = std::function<void(FastCase&)>;
+FastCase Case(const std::string& name, const Change& change);
+
+// What engines are compared on, in double: every combination of the lengths that SAB has, and everything else one by
+// one.
+std::vector<FastCase> SabGrid();
+std::vector<FastCase> Settings();
+// Every way to recall with every form of memory and both scores, long enough for several chunks and evictions.
+std::vector<FastCase> Controls();
+
+std::string CaseName(const testing::TestParamInfo<FastCase>& info);
+
+void ExpectSameSums(const PassSums& actual, const PassSums& expected, double tolerance);
 
 // Of random numbers, in the case's precision; a function of the case alone.
 Batch MakeBatch(const FastCase& c);

@@ -1,0 +1,241 @@
+// The CUDA engine with its kernels run by the emulator, against the reference: what a machine without a GPU can show of
+// it, which is everything but the launch itself and the hardware's barriers.
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "model/cuda/cuda_engine.h"
+#include "model/cuda/emulated_launcher.h"
+#include "model/reference/reference_engine.h"
+#include "tests/model/fast_cases.h"
+
+namespace sab::model {
+namespace {
+
+using cuda::DeviceLimits;
+
+class OneThread : public testing::Environment {
+ public:
+  void SetUp() override { at::set_num_threads(1); }
+};
+const auto* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
+
+// Pretended GPUs. Their chunks are short, so that a sequence has several; blocks have two warps.
+constexpr DeviceLimits kOneBlockAGroup{.processors = 3, .shared_bytes = 4 << 20, .threads = 64, .chunk = 16};
+constexpr DeviceLimits kSeveralBlocksAGroup{.processors = 20, .shared_bytes = 4 << 20, .threads = 64, .chunk = 16};
+constexpr DeviceLimits kManyRowsAGroup{.processors = 1, .shared_bytes = 4 << 20, .threads = 64, .chunk = 16};
+constexpr DeviceLimits kNothingResident{.processors = 5, .shared_bytes = 36 << 10, .threads = 64, .chunk = 16};
+
+std::unique_ptr<Engine> MakeEmulated(const FastCase& c, ParameterSet& parameters, const DeviceLimits& limits) {
+  return MakeCudaEngine(c.config, c.shape, parameters, cuda::MakeEmulatedLauncher(limits));
+}
+
+Outcome EmulatedStep(const FastCase& c, const DeviceLimits& limits) {
+  ParameterSet parameters = MakeParameters(c);
+  return RunStep(*MakeEmulated(c, parameters, limits), parameters, MakeBatch(c));
+}
+
+// Cases of the CPU engine, no larger than the emulator is fast.
+std::vector<FastCase> Small(std::vector<FastCase> cases) {
+  std::erase_if(cases, [](const FastCase& c) { return cuda::WhyNotCuda(c.config) != nullptr; });
+  for (FastCase& c : cases) {
+    c.rows = std::min<int64_t>(c.rows, 5);
+    c.steps = std::min<int64_t>(c.steps, c.config.hidden_size > 100 ? 20 : 50);
+  }
+  return cases;
+}
+
+// Compares a training step, and with `passes` the other passes.
+void ExpectAgreement(const FastCase& c, const DeviceLimits& limits, bool passes) {
+  ParameterSet parameters = MakeParameters(c);
+  const Batch batch = MakeBatch(c);
+  const std::unique_ptr<Engine> reference = MakeReferenceEngine(c.config, c.shape, parameters);
+  const std::unique_ptr<Engine> emulated = MakeEmulated(c, parameters, limits);
+  const Outcome expected = RunStep(*reference, parameters, batch);
+  const Outcome actual = RunStep(*emulated, parameters, batch);
+  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly
+  // equal numbers.
+  const double tolerance = c.config.k_top == 1 ? 1e-8 : 1e-10;
+  std::string where;
+  EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), tolerance) << where;
+  ExpectSameSums(actual.sums, expected.sums, 1e-10);
+  if (!passes) return;
+  ExpectSameSums(emulated->Evaluate(batch), reference->Evaluate(batch), 1e-10);
+  const at::Tensor y = reference->Outputs(batch);
+  EXPECT_LE((emulated->Outputs(batch) - y).abs().max().item<double>(), 1e-10 * y.abs().max().item<double>());
+}
+
+class CudaEngineInDouble : public testing::TestWithParam<FastCase> {};
+
+TEST_P(CudaEngineInDouble, AgreesWithTheReferenceToRounding) {
+  ExpectAgreement(GetParam(), kOneBlockAGroup, /*passes=*/false);
+}
+
+INSTANTIATE_TEST_SUITE_P(Grid, CudaEngineInDouble, testing::ValuesIn(Small(SabGrid())), CaseName);
+
+class CudaEngineWithSettings : public testing::TestWithParam<FastCase> {};
+
+TEST_P(CudaEngineWithSettings, AgreesWithTheReferenceInEveryPass) {
+  ExpectAgreement(GetParam(), kOneBlockAGroup, /*passes=*/true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, CudaEngineWithSettings, testing::ValuesIn(Small(Settings())), CaseName);
+
+// Odd sizes on every system.
+std::vector<FastCase> Systems() {
+  FastCase base;
+  base.config.hidden_size = 33;
+  base.config.precision = Precision::kFp64;
+  base.config.tie_guard = 1e-3;
+  base.shape.inputs = 3;
+  base.shape.outputs = 7;
+  base.rows = 5;
+  base.steps = 37;
+  base.ragged = true;
+  base.weight_scale = 1.5;
+  std::vector<FastCase> cases;
+  const auto add = [&](const char* name, const auto& change) {
+    cases.push_back(base);
+    cases.back().name = name;
+    change(cases.back().config);
+  };
+  add("sab", [](ModelConfig&) {});
+  add("recalled", [](ModelConfig& c) { c.memory_state = MemoryState::kRecalled, c.recompute = Recompute::kOn; });
+  add("large_scores", [](ModelConfig& c) { c.init_std = 20, c.k_att = 1, c.tie_guard = 0.1; });
+  add("separable", [](ModelConfig& c) { c.score = Score::kSeparable, c.dense = Dense::kRaw; });
+  add("salient", [](ModelConfig& c) {
+    c.memory_capacity = 8, c.memory_policy = MemoryPolicy::kSalient, c.memory_recent = 3, c.k_att = 1;
+  });
+  add("lstm", [](ModelConfig& c) { c.kind = Kind::kLstm; });
+  add("attention", [](ModelConfig& c) { c.kind = Kind::kAttention; });
+  return cases;
+}
+
+class CudaEngineOfSystem : public testing::TestWithParam<FastCase> {};
+
+TEST_P(CudaEngineOfSystem, DividesHiddenUnitsAmongTheBlocksOfAGroup) {
+  const cuda::SweepShape shape = cuda::ChooseSweep(GetParam().config, 5, true, kSeveralBlocksAGroup, {8, 8});
+  ASSERT_EQ(shape.group, 4);
+  ExpectAgreement(GetParam(), kSeveralBlocksAGroup, /*passes=*/false);
+}
+
+TEST_P(CudaEngineOfSystem, TakesManyRowsThroughOneGroup) {
+  FastCase c = GetParam();
+  c.rows = 11;  // more than a thread computes at a time
+  const cuda::SweepShape shape = cuda::ChooseSweep(c.config, c.rows, true, kManyRowsAGroup, {8, 8});
+  ASSERT_EQ(shape.rows_at_a_time, cuda::kManyRows);
+  ExpectAgreement(c, kManyRowsAGroup, /*passes=*/false);
+}
+
+TEST_P(CudaEngineOfSystem, ReadsWeightsThatDoNotFit) {
+  const cuda::SweepShape shape = cuda::ChooseSweep(GetParam().config, 5, true, kNothingResident, {8, 8});
+  ASSERT_FALSE(shape.resident);
+  ASSERT_GT(shape.group, 1);
+  ExpectAgreement(GetParam(), kNothingResident, /*passes=*/false);
+}
+
+TEST_P(CudaEngineOfSystem, GivesTheSameBitsAgainAndWithRecomputing) {
+  FastCase c = GetParam();
+  c.config.precision = Precision::kFp32;
+  c.config.recompute = Recompute::kOff;
+  const Outcome kept = EmulatedStep(c, kSeveralBlocksAGroup);
+  EXPECT_TRUE(at::equal(kept.gradients, EmulatedStep(c, kSeveralBlocksAGroup).gradients));
+  c.config.recompute = Recompute::kOn;
+  EXPECT_TRUE(at::equal(kept.gradients, EmulatedStep(c, kSeveralBlocksAGroup).gradients));
+}
+
+// Each engine's distance from the reference in double, the parameters being the same numbers.
+TEST_P(CudaEngineOfSystem, IsInFloatAtMostTwiceAsFarFromDoubleAsTheReferenceIs) {
+  FastCase exact = GetParam(), rounded = exact;
+  rounded.config.precision = Precision::kFp32;
+  const Batch batch = MakeBatch(exact);
+  ParameterSet in_float = MakeParameters(rounded), in_double = MakeParameters(exact);
+  in_double.values().copy_(in_float.values());
+  const at::Tensor truth =
+      RunStep(*MakeReferenceEngine(exact.config, exact.shape, in_double), in_double, batch).gradients;
+  const Outcome reference = RunStep(*MakeReferenceEngine(rounded.config, rounded.shape, in_float), in_float, batch);
+  const Outcome emulated = RunStep(*MakeEmulated(rounded, in_float, kOneBlockAGroup), in_float, batch);
+  std::string where;
+  const double allowed = 2 * WorstRelativeError(in_float, reference.gradients, truth, &where) + 1e-5;
+  EXPECT_LE(WorstRelativeError(in_float, emulated.gradients, truth, &where), allowed) << where;
+}
+
+// With parameters that bf16 holds exactly, the sweep forward gives the bits of fp32: its sums are not rounded.
+// (Symbols, as their projection is not rounded either; the output layer's products are.)
+TEST_P(CudaEngineOfSystem, HoldsWeightsIn16BitsAndSumsInFloat) {
+  FastCase in_float = GetParam();
+  in_float.shape.inputs = 0;
+  in_float.shape.vocabulary = 6;
+  in_float.config.precision = Precision::kFp32;
+  FastCase half = in_float;
+  half.config.precision = Precision::kBf16;
+  ParameterSet parameters = MakeParameters(in_float);
+  parameters.values().copy_(parameters.values().to(at::kBFloat16));
+  const Batch batch = MakeBatch(in_float);
+  const Outcome expected = RunStep(*MakeEmulated(in_float, parameters, kSeveralBlocksAGroup), parameters, batch);
+  const Outcome actual = RunStep(*MakeEmulated(half, parameters, kSeveralBlocksAGroup), parameters, batch);
+  EXPECT_EQ(actual.sums.max_hidden_norm, expected.sums.max_hidden_norm);
+  std::string where;
+  EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), 0.1) << where;
+}
+
+INSTANTIATE_TEST_SUITE_P(Systems, CudaEngineOfSystem, testing::ValuesIn(Systems()), CaseName);
+
+TEST(CudaEngine, ShowsThatAParameterIsNotANumber) {
+  FastCase c = Systems()[0];
+  for (const char* name : {"cell.weight_hh", "attention.query.weight", "attention.memory.weight"}) {
+    ParameterSet parameters = MakeParameters(c);
+    parameters.Get(name).value.view({-1})[3].fill_(std::nan(""));
+    const Outcome outcome = RunStep(*MakeEmulated(c, parameters, kOneBlockAGroup), parameters, MakeBatch(c));
+    EXPECT_FALSE(std::isfinite(outcome.sums.loss_sum)) << name;
+  }
+}
+
+TEST(CudaEngine, SaysWhichSettingItDoesNotSupport) {
+  FastCase c = Systems()[0];
+  c.config.k_top = 40;
+  std::string why_not;
+  EXPECT_FALSE(CudaEngineSupports(c.config, c.shape, at::Device(at::kCUDA, 0), &why_not));
+  EXPECT_EQ(why_not.rfind("k_top:", 0), 0u) << why_not;
+  EXPECT_FALSE(CudaEngineSupports(c.config, c.shape, at::kCPU, &why_not));
+  EXPECT_EQ(why_not.rfind("device:", 0), 0u) << why_not;
+  ParameterSet parameters = MakeParameters(c);
+  EXPECT_THROW(MakeEmulated(c, parameters, kOneBlockAGroup), std::invalid_argument);
+}
+
+// What the comments in model/cuda/plan.h promise of real GPUs: an H100 and an A100.
+TEST(CudaPlan, HoldsWeightsOfUsualSizesInSharedMemory) {
+  constexpr DeviceLimits kH100;
+  constexpr DeviceLimits kA100{.processors = 108, .shared_bytes = 163 << 10, .cluster_blocks = 1};
+  for (const DeviceLimits& limits : {kH100, kA100})
+    for (const int64_t hidden : {32, 64, 128, 256, 512}) {
+      ModelConfig config;
+      config.hidden_size = hidden;
+      const cuda::SweepShape shape = cuda::ChooseSweep(config, 128, true, limits, {4, 4});
+      EXPECT_TRUE(shape.resident) << hidden;
+      EXPECT_LE(shape.shared_bytes, static_cast<size_t>(limits.shared_bytes)) << hidden;
+      EXPECT_LE(shape.blocks(), limits.processors) << hidden;
+      EXPECT_GE(shape.groups * shape.group_rows, 128) << hidden;
+    }
+  ModelConfig config;
+  const cuda::SweepShape shape = cuda::ChooseSweep(config, 128, false, kH100, {4, 4});
+  EXPECT_EQ(shape.group, 2);
+  EXPECT_EQ(shape.group_rows, 2);
+  EXPECT_TRUE(shape.cluster);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kH100, {4, 2}).group, 1);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kA100, {4, 4}).group, 4);
+  EXPECT_EQ(cuda::ChooseSweep(config, 128, false, kA100, {4, 2}).group, 2);
+  config.hidden_size = 1024;
+  EXPECT_TRUE(cuda::ChooseSweep(config, 128, true, kH100, {4, 2}).resident);
+  config.hidden_size = 2048;
+  EXPECT_FALSE(cuda::ChooseSweep(config, 128, false, kH100, {4, 4}).resident);
+  EXPECT_LE(cuda::ChooseSweep(config, 128, false, kH100, {4, 4}).shared_bytes, size_t{227 << 10});
+}
+
+}  // namespace
+}  // namespace sab::model
