@@ -120,6 +120,8 @@ std::string TrainLoop::Run() {
       if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
       if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
       const bool ended = !state_.stop_reason.empty();
+      for (size_t i = 0; ended && i < config_.final_lengths.size(); ++i)
+        EvaluateAt(config_.final_lengths[i], config_.final_sequences);
       if (ended || Due(state_.step, config_.checkpoint_every)) parts_.observer.OnCheckpoint(state_);
       if (ended) return state_.stop_reason;
     }
@@ -227,9 +229,9 @@ PassSums TrainLoop::ReduceSums(const PassSums& mine) {
   return Unpack(host.data_ptr<double>(), world_size);
 }
 
-EvalReport TrainLoop::EvaluateAt(int64_t length) {
-  const RowRange mine = ShareOf(parts_.task.EvaluationRows(config_.eval_sequences), parts_.collective.rank(),
-                                parts_.collective.world_size());
+EvalReport TrainLoop::EvaluateAt(int64_t length, int64_t sequences) {
+  const RowRange mine =
+      ShareOf(parts_.task.EvaluationRows(sequences), parts_.collective.rank(), parts_.collective.world_size());
   PassSums sums;
   for (int64_t done = 0; done < mine.count; done += my_rows_.count) {
     if (stop_requested_) throw Stopped();
@@ -247,7 +249,7 @@ void TrainLoop::EvaluateAll() {
   if (lengths.empty() || parts_.task.length() == 0) lengths = {parts_.task.length()};
   std::optional<EvalReport> at_training_length;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const EvalReport report = EvaluateAt(lengths[i]);
+    const EvalReport report = EvaluateAt(lengths[i], config_.eval_sequences);
     if (lengths[i] == TrainingLength()) at_training_length = report;
     if (i > 0) continue;
     state_.eval_loss = ValueOf(report.figures, "loss");
@@ -256,7 +258,7 @@ void TrainLoop::EvaluateAll() {
     }
   }
   if (state_.curriculum_stage + 1 >= static_cast<int64_t>(config_.curriculum.lengths.size())) return;
-  AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength()));
+  AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength(), config_.eval_sequences));
 }
 
 void TrainLoop::AdvanceCurriculum(const EvalReport& at_training_length) {
