@@ -120,8 +120,7 @@ std::string TrainLoop::Run() {
       if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
       if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
       const bool ended = !state_.stop_reason.empty();
-      for (size_t i = 0; ended && i < config_.final_lengths.size(); ++i)
-        EvaluateAt(config_.final_lengths[i], config_.final_sequences);
+      if (ended) EvaluateFinalLengths();
       if (ended || Due(state_.step, config_.checkpoint_every)) parts_.observer.OnCheckpoint(state_);
       if (ended) return state_.stop_reason;
     }
@@ -259,6 +258,10 @@ void TrainLoop::EvaluateAll() {
   }
   if (state_.curriculum_stage + 1 >= static_cast<int64_t>(config_.curriculum.lengths.size())) return;
   AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength(), config_.eval_sequences));
+}
+
+void TrainLoop::EvaluateFinalLengths() {
+  for (const int64_t length : config_.final_lengths) EvaluateAt(length, config_.final_sequences);
 }
 
 void TrainLoop::AdvanceCurriculum(const EvalReport& at_training_length) {

@@ -109,6 +109,7 @@ class TrainLoop {
   void CountNonfinite(double norm);
   EvalReport EvaluateAt(int64_t length, int64_t sequences);
   void EvaluateAll();
+  void EvaluateFinalLengths();
   void AdvanceCurriculum(const EvalReport& at_training_length);
   void RequireFigure(const Condition& condition, const char* field) const;
 

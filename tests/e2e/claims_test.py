@@ -31,6 +31,11 @@ def tiny(name, updates=20, seeds=(1, 2), **more):
     return cells.Cell(name, "small", f"a tiny {name}", job, (5, 10), seeds, small=True, **more)
 
 
+class AnyFile(dict):
+    def __missing__(self, key):
+        return str(SOURCE / "README.md")
+
+
 def write_recordings(path):
     """Two recordings for training and one held out, of digits 0 and 1."""
     path.parent.mkdir(parents=True)
@@ -101,6 +106,17 @@ class ClaimsTest(unittest.TestCase):
         self.assertEqual(self.call([tiny("one", updates=21)], "--seeds", "1"), 0)
         self.assertTrue(self.heard("1 runs to do"))
         self.assertEqual(self.result("one")["1"]["updates"], 21)
+
+    def test_every_cell_is_a_job_that_the_service_accepts(self):
+        ours = service.Service(BUILD / "bin" / "sabctl", self.folder / "work", 1, say=self.said.append)
+        self.addCleanup(ours.stop)
+        ours.start()
+        every = cells.all_cells()
+        self.assertEqual(len({cell.name for cell in every}), len(every))
+        for cell in every:
+            self.assertIn(cell.claim, [claim.key for claim in cells.CLAIMS])
+            file = {"name": "dry", **data.fill(cell.job, AnyFile())}
+            ours.call("submit", "-", "--dry-run", "-o", "json", stdin=json.dumps(file))
 
     def test_goes_on_after_ctrl_c_with_the_jobs_it_left(self):
         def interrupt(_):
