@@ -3,7 +3,6 @@
 import collections
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -44,12 +43,6 @@ def busy_seconds(job):
         if attempt.get("first_step_time") and attempt.get("end_time"):
             spent += seconds_between(attempt["first_step_time"], attempt["end_time"])
     return spent
-
-
-def processor():
-    with open("/proc/cpuinfo") as lines:
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 class Driver:
@@ -101,13 +94,13 @@ class Driver:
 
     def job_of(self, run):
         """The job of a run: one that an earlier call left in the service, or a new one."""
-        label = f"claims.run={run.digest}"
-        for name in self.service.jobs_labelled(label):
+        labels = {"claims.cell": run.cell.name, "claims.run": run.digest}
+        for name in self.service.jobs_labelled(labels):
             state = self.service.get(name)["state"]
             if state not in FINAL or (state == "SUCCEEDED" and not self.again):
                 self.say(f"{run.cell.name} seed {run.seed}: goes on as {name}")
                 return name
-        name = self.service.submit({"name": run.cell.name.replace("/", "-")[:63], "labels": {"claims.run": run.digest},
+        name = self.service.submit({"name": run.cell.name.replace("/", "-")[:63], "labels": labels,
                                     **data.fill(run.job, self.files.get(run.cell.data, {}))})
         self.say(f"{run.cell.name} seed {run.seed}: {name}")
         return name
@@ -121,7 +114,7 @@ class Driver:
         stored = {"digest": run.digest, "state": job["state"], "reason": job.get("failure") or job.get("stop_reason", ""),
                   "updates": int(job.get("step", 0)), "skipped_steps": int(job.get("skipped_steps", 0)), "seconds": round(busy_seconds(job), 1),
                   "attempts": int(job.get("attempt_count", 1)), "figures": last, "curves": curves,
-                  "where": f"{processor()}, {self.parallel} at a time", "date": job.get("end_time", "")[:10]}
+                  "where": f"{self.service.machine()}, {self.parallel} at a time", "date": job.get("end_time", "")[:10]}
         if run.cell.peer and job["state"] == "SUCCEEDED":
             stored["peer"] = self.compare_with_peer(run, name)
         results.store(self.folder, run.cell, run.seed, stored)

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import platform
 import signal
 import subprocess
 import time
@@ -20,6 +21,12 @@ def end_with_parent():
     """In the child: a session of its own, so that Ctrl-C reaches the driver alone, and SIGTERM when the driver dies."""
     os.setsid()
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def processor():
+    with open("/proc/cpuinfo") as lines:
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 class Service:
@@ -95,14 +102,25 @@ class Service:
         job["state"] = job["state"].removeprefix("JOB_STATE_")
         return job
 
-    def jobs_labelled(self, label):
+    def jobs_labelled(self, labels):
         """Names, newest first."""
-        return self.call("list", "--label", label, "--all", "-o", "name").split()
+        options = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+        return self.call("list", *options, "--all", "-o", "name").split()
 
     def metrics(self, name, split, figure=""):
         lines = self.call("metrics", name, "--split", split, *(["--name", figure] if figure else []), "-o", "jsonl")
         return [json.loads(line) for line in lines.splitlines()]
 
-    def has_gpu(self):
+    def slots(self):
         workers = json.loads(self.call("worker", "list", "-o", "json")).get("workers", [])
-        return any(slot.get("device") == "cuda" for worker in workers for slot in worker.get("slots", []))
+        return [slot for worker in workers for slot in worker.get("slots", [])]
+
+    def has_gpu(self):
+        return any(slot.get("device") == "cuda" for slot in self.slots())
+
+    def machine(self):
+        """What trains: the GPUs, this machine's processor, or another one's, of which no more is known."""
+        gpus = sorted({slot["device_name"] for slot in self.slots() if slot.get("device") == "cuda"})
+        if gpus:
+            return ", ".join(gpus)
+        return processor() if self.own else "CPU slots of another machine"

@@ -77,8 +77,9 @@ class ClaimsTest(unittest.TestCase):
         return any(words in line for line in self.said)
 
     def test_runs_each_cell_once_and_writes_the_page(self):
-        self.assertEqual(self.call([tiny("one"), tiny("text", data="ptb")]), 0)
+        self.assertEqual(self.call([tiny("one"), tiny("group/same-job", seeds=(1,)), tiny("text", data="ptb")]), 0)
         runs = self.result("one")
+        self.assertEqual(self.result("group.same-job")["1"]["figures"], runs["1"]["figures"])
         self.assertEqual(list(runs), ["1", "2"])
         for run in runs.values():
             self.assertEqual((run["state"], run["updates"]), ("SUCCEEDED", 20))
