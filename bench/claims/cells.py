@@ -231,19 +231,26 @@ ABLATIONS = {  # name: (title, model, train)
     "k_att-3": ("k_att: 3", {"k_att": 3}, {}),
     "rate-0.001": ("learning_rate: 1e-3", {}, {"learning_rate": 1e-3}),
     "rate-0.004": ("learning_rate: 4e-3", {}, {"learning_rate": 4e-3}),
+    "rows-32": ("batch_size: 32", {}, {"batch_size": 32}),
     "no-clip": ("clip_norm: 0", {}, {"clip_norm": 0}),
     "clip-0.1": ("clip_norm: 0.1", {}, {"clip_norm": 0.1}),
 }
 
 
+def ablation(name, title, model, train, **more):
+    return Cell(f"ablation/{name}", "ablation", title,
+                job({"kind": "sab", "hidden_size": 64, **model}, copy_task(20, True), {"steps": 8000, "learning_rate": 2e-3, **train},
+                    {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
+                     "final_lengths": [100, 400, 2000], "final_sequences": 128}, **more),
+                (20, 100, 400, 2000))
+
+
 def ablation_cells():
     for name, (title, model, train) in ABLATIONS.items():
-        yield Cell(f"ablation/{name}", "ablation", title,
-                   job({"kind": "sab", "hidden_size": 64, **model}, copy_task(20, True),
-                       {"steps": 8000, "learning_rate": 2e-3, **train},
-                       {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
-                        "final_lengths": [100, 400, 2000], "final_sequences": 128}),
-                   (20, 100, 400, 2000))
+        yield ablation(name, title, model, train)
+    for start in (5, 10):
+        yield ablation(f"from-{start}", f"a curriculum from length {start}", {}, {},
+                       curriculum={"lengths": [start, 20], "advance_when": "accuracy >= 0.9"})
 
 
 def peer_cells():
