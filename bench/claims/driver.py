@@ -132,12 +132,13 @@ class Driver:
         self.service.call("checkpoint", "download", name, "--step", "0", "--to", str(start), "--force")
         lines = self.service.metrics(name, "train", "loss")
         ours = [[line["step"], results.number(line["value"])] for line in lines]
-        done = subprocess.run([sys.executable, "-B", os.path.join(HERE, "peer.py"), "--start", str(start / "model.safetensors")],
-                              input=json.dumps(run.job), capture_output=True, text=True, check=False)
+        threads = max(1, os.cpu_count() // self.parallel)  # as each worker of `sabctl up` has
+        done = subprocess.run([sys.executable, "-B", os.path.join(HERE, "peer.py"), "--start", str(start / "model.safetensors"),
+                               "--threads", str(threads)], input=json.dumps(run.job), capture_output=True, text=True, check=False)
         if done.returncode != 0:
             return {"failure": done.stderr.strip()[-400:]}
         theirs = json.loads(done.stdout)
         steps = {step for step, _ in ours}
-        return {"ours": results.thin(ours), "seconds": theirs["seconds"],
+        return {"ours": results.thin(ours), "seconds": theirs["seconds"], "threads": threads,
                 "losses": results.thin([point for point in theirs["losses"] if point[0] in steps])}
 

@@ -107,7 +107,8 @@ def peer_lines(found):
             theirs = dict(map(tuple, peer["losses"]))
             common = [(step, loss, theirs[step]) for step, loss in peer["ours"] if step in theirs and loss is not None]
             lines += [f"| {step:,} | {ours:.5f} | {other:.5f} |" for step, ours, other in results.thin(common, 8)]
-            lines.append(f"\nSeconds of {run['updates']:,} updates on one thread: {run['seconds']:,.0f} ours, {peer['seconds']:,.0f} PyTorch.")
+            lines.append(f"\nSeconds of {run['updates']:,} updates, threads {peer['threads']} each: {run['seconds']:,.1f} ours, "
+                         f"{peer['seconds']:,.1f} PyTorch.")
             charts = [("ours", [[(s, a) for s, a, _ in common]]), ("PyTorch", [[(s, b) for s, _, b in common]])]
     return lines, svg.chart("Training loss, ours and PyTorch's", charts, "updates", "loss") if charts else ""
 
