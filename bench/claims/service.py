@@ -42,19 +42,28 @@ class Service:
             self.call("list", "-o", "name")
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.start_once(deadline):
+            # The programs of one that was killed may not be gone yet, and hold its state.
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the service did not start; see {self.folder / 'up.log'}")
+            time.sleep(1)
+
+    def start_once(self, deadline):
+        """Whether `sabctl up` came up; when not, it is gone again."""
         address_file = self.folder / "address"
         address_file.unlink(missing_ok=True)
         with open(self.folder / "up.log", "ab") as log:
             self.process = subprocess.Popen(
                 [self.sabctl, "up", "--workers", str(self.workers), "--state-dir", str(self.folder / "state"), "--listen", "127.0.0.1:0",
                  "--address-file", str(address_file)], stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent)
-        deadline = time.monotonic() + START_SECONDS
         while not address_file.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise ServiceError(f"the service did not start; see {self.folder / 'up.log'}")
+                return False
             time.sleep(0.1)
         self.address = address_file.read_text().strip()
+        return True
 
     def stop(self):
         """Jobs that are not done stay in the state folder and go on at the next start."""

@@ -149,7 +149,7 @@ class ClaimsTest(unittest.TestCase):
             return name
 
         self.replace(service.Service, "submit", submit_then_kill)
-        self.assertEqual(self.call([tiny("one", seeds=(1,))]), 0)
+        self.assertEqual(self.call([tiny("one", seeds=(1,))]), 0, self.said)
         self.assertTrue(self.heard("starting it again on its state"))
         self.assertEqual(self.result("one")["1"]["state"], "SUCCEEDED")
 
