@@ -33,7 +33,7 @@ int64_t Longest(const Lengths& lengths, int64_t otherwise) {
 Data OfLength(const v1::JobSpec& spec, const TaskShape& shape, int64_t extra_steps) {
   const int64_t length = spec.task().length();
   return {shape, extra_steps + Longest(spec.curriculum().lengths(), length),
-          extra_steps + Longest(spec.eval().lengths(), length)};
+          extra_steps + std::max(Longest(spec.eval().lengths(), length), Longest(spec.eval().final_lengths(), 1))};
 }
 
 Data DataOf(const v1::JobSpec& spec) {
@@ -76,7 +76,8 @@ Work WorkOf(const v1::JobSpec& spec) {
   work.config = ToModelConfig(spec);
   work.data = DataOf(spec);
   work.rows = share(spec.train().batch_size());
-  work.eval_rows = std::min(work.rows, share(spec.eval().sequences()));  // evaluated in batches of the training's size
+  // Evaluated in batches of the training's size.
+  work.eval_rows = std::min(work.rows, share(std::max(spec.eval().sequences(), spec.eval().final_sequences())));
   work.adam = spec.train().optimizer() != v1::OPTIMIZER_KIND_SGD;
   work.momentum = !work.adam && spec.train().momentum() != 0;
   work.alone = replicas == 1;

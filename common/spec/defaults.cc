@@ -74,6 +74,7 @@ void ResolveDefaults(v1::JobSpec* spec) {
   SAB_DEFAULT(eval, every, 200);
   if (HasLength(spec->task().kind()) && eval->lengths().empty()) eval->add_lengths(spec->task().length());
   SAB_DEFAULT(eval, sequences, 512);
+  if (!eval->final_lengths().empty()) SAB_DEFAULT(eval, final_sequences, eval->sequences());
   v1::CheckpointSpec* checkpoint = spec->mutable_checkpoint();
   SAB_DEFAULT(checkpoint, every, 500);
   SAB_DEFAULT(checkpoint, keep_latest, 3);

@@ -299,17 +299,25 @@ class Checker {
     }
   }
 
+  // Lengths that are not in `seen` yet, and then are.
+  void DistinctLengths(const std::string& field, const google::protobuf::RepeatedField<int64_t>& lengths,
+                       std::set<int64_t>* seen) {
+    Lengths(field, lengths);
+    for (int i = 0; i < lengths.size(); ++i) {
+      if (seen->insert(lengths[i]).second) continue;
+      Add(absl::StrCat(field, "[", i, "]"), absl::StrCat(lengths[i], " is listed twice"));
+    }
+  }
+
   void Eval() {
     const v1::EvalSpec& eval = spec_.eval();
     if (eval.has_every()) Range("eval.every", eval.every(), 0, int64_t{1} << 53);
-    OnlyForTasks({v1::TASK_KIND_COPY, v1::TASK_KIND_ADDING, v1::TASK_KIND_RECALL}, eval, "eval", {"lengths"});
-    Lengths("eval.lengths", eval.lengths());
+    OnlyForTasks({v1::TASK_KIND_COPY, v1::TASK_KIND_ADDING, v1::TASK_KIND_RECALL}, eval, "eval",
+                 {"lengths", "final_lengths", "final_sequences"});
     std::set<int64_t> seen;
-    for (int i = 0; i < eval.lengths_size(); ++i) {
-      if (!seen.insert(eval.lengths(i)).second) {
-        Add(absl::StrCat("eval.lengths[", i, "]"), absl::StrCat(eval.lengths(i), " is listed twice"));
-      }
-    }
+    DistinctLengths("eval.lengths", eval.lengths(), &seen);
+    DistinctLengths("eval.final_lengths", eval.final_lengths(), &seen);
+    if (eval.has_final_sequences()) Range("eval.final_sequences", eval.final_sequences(), 1, 100'000'000);
     if (eval.has_sequences()) Range("eval.sequences", eval.sequences(), 1, 100'000'000);
     if (!eval.stop_when().empty()) ConditionOf("eval.stop_when", eval.stop_when());
     OnlyForTasks({v1::TASK_KIND_IMAGE, v1::TASK_KIND_TENSOR}, eval, "eval", {"path"});

@@ -40,6 +40,8 @@ struct TrainConfig {
   int64_t eval_every = 200;           // 0: only at the end
   std::vector<int64_t> eval_lengths;  // empty: the task's own
   int64_t eval_sequences = 512;
+  std::vector<int64_t> final_lengths;  // evaluated as well when training has ended
+  int64_t final_sequences = 512;
   std::optional<Condition> stop_when;  // at the first of eval_lengths
 
   int64_t checkpoint_every = 500;  // 0: only at the end

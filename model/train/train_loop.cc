@@ -144,11 +144,10 @@ std::string TrainLoop::Run() {
 // the disk when its writer was killed.
 void TrainLoop::Settle() {
   const bool last = state_.step == config_.steps;
-  if (!state_.evaluated) {
-    if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
-    state_.evaluated = true;
-  }
+  if (!state_.evaluated && (last || Due(state_.step, config_.eval_every))) EvaluateAll();
   if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
+  if (!state_.evaluated && !state_.stop_reason.empty()) EvaluateFinalLengths();
+  state_.evaluated = true;
   if (state_.saved) return;
   if (state_.stop_reason.empty() && !Due(state_.step, config_.checkpoint_every)) return;
   observer_->OnActivity(Activity::kCheckpoint);
@@ -342,9 +341,8 @@ PassSums TrainLoop::ReduceSums(const PassSums& mine) {
   return Unpack(host.data_ptr<double>(), world_size);
 }
 
-EvalReport TrainLoop::EvaluateAt(int64_t length) {
-  const RowRange mine =
-      ShareOf(task_.EvaluationRows(config_.eval_sequences), collective_->rank(), collective_->world_size());
+EvalReport TrainLoop::EvaluateAt(int64_t length, int64_t sequences) {
+  const RowRange mine = ShareOf(task_.EvaluationRows(sequences), collective_->rank(), collective_->world_size());
   observer_->OnActivity(Activity::kEvaluation);
   PassSums sums;
   for (int64_t done = 0; done < mine.count; done += my_rows_.count) {
@@ -363,7 +361,7 @@ void TrainLoop::EvaluateAll() {
   if (lengths.empty() || task_.length() == 0) lengths = {task_.length()};
   std::optional<EvalReport> at_training_length;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const EvalReport report = EvaluateAt(lengths[i]);
+    const EvalReport report = EvaluateAt(lengths[i], config_.eval_sequences);
     if (lengths[i] == TrainingLength()) at_training_length = report;
     if (i > 0) continue;
     state_.eval_loss = ValueOf(report.figures, "loss");
@@ -372,7 +370,11 @@ void TrainLoop::EvaluateAll() {
     }
   }
   if (state_.curriculum_stage + 1 >= static_cast<int64_t>(config_.curriculum.lengths.size())) return;
-  AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength()));
+  AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength(), config_.eval_sequences));
+}
+
+void TrainLoop::EvaluateFinalLengths() {
+  for (const int64_t length : config_.final_lengths) EvaluateAt(length, config_.final_sequences);
 }
 
 void TrainLoop::AdvanceCurriculum(const EvalReport& at_training_length) {

@@ -144,8 +144,9 @@ class TrainLoop {
   PassSums ReduceSums(const PassSums& mine);
   Batch OnDevice(Batch batch) const;
   void CountNonfinite(double norm);
-  EvalReport EvaluateAt(int64_t length);
+  EvalReport EvaluateAt(int64_t length, int64_t sequences);
   void EvaluateAll();
+  void EvaluateFinalLengths();
   void AdvanceCurriculum(const EvalReport& at_training_length);
   void RequireFigure(const Condition& condition, const char* field) const;
 

@@ -102,6 +102,7 @@ TEST(CostTest, MemoryHoldsTheLongestEvaluation) {
   const auto engine = static_cast<int64_t>(model::fast::EvaluationBytes(ToModelConfig(spec), shape, 64, 200020, 1));
   EXPECT_GE(cost.peak_bytes(), engine);
   EXPECT_LT(Cost({}).peak_bytes(), engine / 10);
+  EXPECT_EQ(Cost({"eval.final_lengths=[200000]"}).peak_bytes(), cost.peak_bytes());
 }
 
 TEST(CostTest, MemoryFollowsTheOptimiserAndTheExchange) {

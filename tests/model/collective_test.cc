@@ -11,7 +11,9 @@
 namespace sab::model {
 namespace {
 
-<<<<<<< HEAD
+// As Collective asks of its process.
+const auto kPipesIgnored = std::signal(SIGPIPE, SIG_IGN);
+
 // Every implementation for CPU ranks; named by Collective::transport().
 class CollectiveSuite : public ::testing::TestWithParam<std::string> {
  protected:
@@ -28,14 +30,6 @@ class CollectiveSuite : public ::testing::TestWithParam<std::string> {
 // Runs `body` as every rank of a group, one thread each. Returns what each rank threw ("" for nothing).
 std::vector<std::string> CollectiveSuite::RunRanks(int world_size, const std::function<void(Collective&)>& body) {
   constexpr std::chrono::seconds timeout(20);
-=======
-// As Collective asks of its process.
-const auto kPipesIgnored = std::signal(SIGPIPE, SIG_IGN);
-
-// Runs `body` as every rank of a Gloo group, one thread each. Returns what each rank threw ("" for nothing).
-std::vector<std::string> RunRanks(int world_size, const std::function<void(Collective&)>& body,
-                                  std::chrono::milliseconds timeout = std::chrono::seconds(20)) {
->>>>>>> recovery
   auto store = Rendezvous::Open("127.0.0.1");
   std::vector<std::string> errors(static_cast<size_t>(world_size));
   std::vector<std::thread> threads;

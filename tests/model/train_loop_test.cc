@@ -364,6 +364,26 @@ TEST(TrainLoopTest, StopWhenEndsTrainingAtTheFirstLengthWithACheckpoint) {
   EXPECT_TRUE(again.recorder.steps.empty());
 }
 
+TEST(TrainLoopTest, FinalLengthsAreEvaluatedOnceHoweverTrainingEnds) {
+  Settings settings;
+  settings.train.eval_every = 5;
+  settings.train.eval_lengths = {3};
+  settings.train.final_lengths = {6, 9};
+  settings.train.final_sequences = 4;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.loop.Run();
+  std::vector<std::pair<int64_t, int64_t>> evals;
+  for (const EvalReport& eval : trainer.recorder.evals) evals.emplace_back(eval.step, eval.length);
+  EXPECT_EQ(evals, (std::vector<std::pair<int64_t, int64_t>>{{5, 3}, {10, 3}, {10, 6}, {10, 9}}));
+
+  settings.train.stop_when = Condition{"loss", Condition::Op::kBelow, 100};
+  Trainer stops(settings, *alone);
+  EXPECT_EQ(stops.loop.Run(), "stop_when: loss < 100 at step 5");
+  EXPECT_EQ(stops.recorder.evals.size(), 3u);
+  EXPECT_EQ(stops.recorder.evals.back().length, 9);
+}
+
 TEST(TrainLoopTest, TheCurriculumAdvancesWhenItsConditionHolds) {
   Settings settings;
   settings.train.steps = 8;

@@ -61,7 +61,7 @@ model: {kind: sab, hidden_size: 32, k_trunc: 3, k_att: 4, k_top: 6, score: separ
 task: {kind: copy, length: 12, one_hot: true}
 train: {batch_size: 8, steps: 9, optimizer: sgd, learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, clip_norm: 2, seed: 77, precision: bf16,
         schedule: {kind: cosine, warmup_steps: 3, final_factor: 0.2}, max_nonfinite_steps: 4}
-eval: {every: 6, lengths: [12, 24], sequences: 33, stop_when: "accuracy >= 0.75"}
+eval: {every: 6, lengths: [12, 24], sequences: 33, stop_when: "accuracy >= 0.75", final_lengths: [48], final_sequences: 5}
 checkpoint: {every: 7, initial: true}
 curriculum: {lengths: [3, 12], advance_when: "loss < 0.5"}
 )");
@@ -105,6 +105,8 @@ curriculum: {lengths: [3, 12], advance_when: "loss < 0.5"}
   EXPECT_EQ(c.eval_every, 6);
   EXPECT_EQ(c.eval_lengths, (std::vector<int64_t>{12, 24}));
   EXPECT_EQ(c.eval_sequences, 33);
+  EXPECT_EQ(c.final_lengths, std::vector<int64_t>{48});
+  EXPECT_EQ(c.final_sequences, 5);
   EXPECT_EQ(c.stop_when->Text(), "accuracy >= 0.75");
   EXPECT_EQ(c.checkpoint_every, 7);
   EXPECT_TRUE(c.checkpoint_initial);

@@ -88,6 +88,8 @@ model::TrainConfig ToTrainConfig(const v1::JobSpec& given) {
   to.eval_every = spec.eval().every();
   to.eval_lengths.assign(spec.eval().lengths().begin(), spec.eval().lengths().end());
   to.eval_sequences = spec.eval().sequences();
+  to.final_lengths.assign(spec.eval().final_lengths().begin(), spec.eval().final_lengths().end());
+  to.final_sequences = spec.eval().final_sequences();
   if (!spec.eval().stop_when().empty()) to.stop_when = ToCondition("eval.stop_when", spec.eval().stop_when());
   to.checkpoint_every = spec.checkpoint().every();
   to.checkpoint_initial = spec.checkpoint().initial();

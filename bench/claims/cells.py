@@ -1,0 +1,268 @@
+"""What is measured: claims, and cells that serve them. Data alone; nothing here runs.
+
+A cell is a job file without name, seed and labels, trained once for each seed, and the figures that are read from it. Where a claim is
+about a recipe, the recipe is the job file.
+"""
+
+import dataclasses
+
+TRANSFER = [200, 300, 400, 2000, 5000]
+SYMBOLS = "accuracy"  # of the copied symbols; chance is 12.5 %
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    key: str
+    title: str
+    text: str  # what is claimed and aimed at
+    metric: str
+    better: str = "high"  # or "low"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    name: str  # of its result, and what --only looks at
+    claim: str
+    title: str
+    job: dict
+    lengths: tuple = ()  # at which the claim's metric is read; (): the task has none
+    seeds: tuple = (1, 2, 3)
+    small: bool = False  # part of --budget small
+    data: str = ""  # a key of data.PREPARED whose files stand in the job as {key}
+    gpu: bool = False  # too large for a CPU
+    peer: bool = False  # the same again in PyTorch, from the same initial values on the same batches
+    aim: tuple = ()  # ((length, bound), ...): what the project aims at
+
+
+CLAIMS = [
+    Claim("small", "Copy of length 20: the four systems",
+          "Ten symbols, twenty blanks, one-hot input, trained at length 20 and evaluated at others with the same weights. SAB learns what "
+          "truncated BPTT cannot, and holds at lengths it never saw; full BPTT and full self-attention are the references.", SYMBOLS),
+    Claim("recipe", "Copy of length 100 by a curriculum of lengths",
+          "The recipe: short sequences first, one job. Aimed at: 99.9 % at T = 100 within 60 minutes on two cores, 99.5 % at 200 to 5,000 "
+          "with the same weights, 99 % at 20,000 and 100,000 with a bounded memory.", SYMBOLS),
+    Claim("copy", "Copy of length 100, 200 and 300 from scratch",
+          "As the paper defines it (raw integer input, H = 128, batch 64, Adam at 1e-3, clipping at 1), and with one-hot input. Aimed at: "
+          "SAB at k_trunc 5 ahead of truncated BPTT at 20 everywhere.", SYMBOLS),
+    Claim("controls", "Copy: what of SAB is needed",
+          "SAB with one part exchanged: what is recalled, and where the gradient may go.", SYMBOLS),
+    Claim("adding", "Adding",
+          "Two marked numbers of a sequence; the target is half their sum. Aimed at: below 1e-5 at T = 400. Chance is 0.0417.", "mse", "low"),
+    Claim("recall", "Recall over 10,000 to 1,000,000 steps",
+          "The first symbol is asked for at the last step, after distractors; learned by a curriculum of lengths. Chance is 12.5 %.",
+          "accuracy"),
+    Claim("text", "Penn Treebank by characters",
+          "Bits per character on the validation part, every window from an empty memory. Beside the paper only at H = 1,000.", "bits",
+          "low"),
+    Claim("image", "Permuted MNIST", "Class of an image read pixel by pixel in a fixed random order, 784 steps; the test images.",
+          "accuracy"),
+    Claim("digits", "Spoken digits from raw audio",
+          "Class of a recording of 1,148 to 8,192 samples (mean 3,487; longer ones are cut), one sample a step; recordings 0 to 4 of each "
+          "speaker and digit are held out. Chance is 10 %.", "accuracy"),
+    Claim("ablation", "What makes SAB train well",
+          "Copy of length 20, one-hot, H = 64: the defaults, and each with one choice exchanged. `paper` is the authors' published form.",
+          SYMBOLS),
+    Claim("peer", "The same run in PyTorch",
+          "Copy of length 20, one-hot, H = 64, beside an independent implementation in plain PyTorch that starts from the same initial "
+          "values and sees the same batches.", "loss", "low"),
+]
+
+PAPER = {"init": "paper", "dense": "raw", "memory_state": "recalled", "tie_guard": 0}
+SYSTEMS = {  # name: (title, model)
+    "sab": ("SAB, k_trunc = k_top = 5", {"kind": "sab"}),
+    "lstm": ("LSTM, full BPTT", {"kind": "lstm"}),
+    "lstm-k1": ("LSTM, truncated at 1", {"kind": "lstm", "k_trunc": 1}),
+    "lstm-k5": ("LSTM, truncated at 5", {"kind": "lstm", "k_trunc": 5}),
+    "lstm-k20": ("LSTM, truncated at 20", {"kind": "lstm", "k_trunc": 20}),
+    "attention": ("LSTM, full self-attention", {"kind": "attention"}),
+}
+CONTROLS = {
+    "k1": ("k_trunc = k_top = 1", {"k_trunc": 1, "k_top": 1}),
+    "k10": ("k_trunc = k_top = 10", {"k_trunc": 10, "k_top": 10}),
+    "separable": ("separable score", {"score": "separable"}),
+    "no-mental": ("no mental updates", {"mental_updates": False}),
+    "random": ("random recall", {"recall": "random"}),
+    "last": ("last-k recall", {"recall": "last"}),
+    "all": ("all memories", {"recall": "all"}),
+    "h-only": ("truncation of h alone", {"truncate": "h"}),
+    "paper": ("the authors' form", PAPER),
+}
+NOT_FUSED = ("random", "all")  # controls that only the reference engine has: hours on a CPU
+
+
+def job(model, task, train, evaluation, **more):
+    return {"model": model, "task": task, "train": {"clip_norm": 1.0, **train}, "eval": evaluation,
+            "checkpoint": {"every": 1000, "keep_latest": 1}, **more}
+
+
+def copy_task(length, one_hot):
+    return {"kind": "copy", "length": length, "one_hot": one_hot}
+
+
+def small_cells():
+    for name, (title, model) in SYSTEMS.items():
+        yield Cell(f"small/{name}", "small", title,
+                   job({**model, "hidden_size": 64}, copy_task(20, True), {"steps": 8000, "learning_rate": 2e-3},
+                       {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
+                        "final_lengths": [40, 100, 400, 2000], "final_sequences": 128}),
+                   (20, 40, 100, 400, 2000), seeds=(1,), small=True)
+
+
+def recipe(one_hot, model=None, final=TRANSFER, sequences=128):
+    """Seeds differ in when recall is found, so the steps are a bound and not the budget of the usual run."""
+    return job({"kind": "sab", "hidden_size": 64, **(model or {})}, copy_task(100, one_hot), {"steps": 40000, "learning_rate": 2e-3},
+               {"every": 200, "lengths": [100], "stop_when": "accuracy >= 0.999", "sequences": 256,
+                "final_lengths": final, "final_sequences": sequences},
+               curriculum={"lengths": [20, 100], "advance_when": "accuracy >= 0.99"})
+
+
+def without(job_file, section):
+    return {key: value for key, value in job_file.items() if key != section}
+
+
+def recipe_cells():
+    far = (100, 5000, 20000, 100000)
+    bounded = {"bounded": ("memory of 128", {"memory": {"capacity": 128, "policy": "salient", "recent": 16}}),
+               "separable": ("separable score", {"score": "separable"})}
+    for key, one_hot in (("onehot", True), ("raw", False)):
+        title = "SAB, one-hot" if one_hot else "SAB, raw integer"
+        aim = ((100, 0.999), *((length, 0.995) for length in TRANSFER))
+        yield Cell(f"recipe/{key}", "recipe", title, recipe(one_hot), (100, *TRANSFER), small=one_hot, aim=aim)
+        yield Cell(f"recipe/{key}-scratch", "recipe", f"{title}, no curriculum", without(recipe(one_hot), "curriculum"), (100, *TRANSFER))
+        for name, (what, model) in bounded.items():
+            yield Cell(f"recipe/{key}-{name}", "recipe", f"{title}, {what}", recipe(one_hot, model, list(far[1:]), 16), far,
+                       aim=((100, 0.999), (20000, 0.99), (100000, 0.99)))
+
+
+def scratch(model, length, one_hot, steps=30000):
+    final = TRANSFER if length == 100 else []
+    return job({"hidden_size": 128, **model}, copy_task(length, one_hot), {"steps": steps},
+               {"every": 500, "lengths": [length], "stop_when": "accuracy >= 0.999", "sequences": 256,
+                **({"final_lengths": final, "final_sequences": 64} if final else {})})
+
+
+def copy_cells():
+    for length in (100, 200, 300):
+        for key, one_hot in (("onehot", True), ("raw", False)):
+            lengths = (length, *TRANSFER) if length == 100 else (length,)
+            where, shown = f"{key}/T{length}", f"T = {length}, {'one-hot' if one_hot else 'raw'}"
+            for name, (title, model) in SYSTEMS.items():
+                yield Cell(f"copy/{where}/{name}", "copy", f"{shown}: {title}", scratch(model, length, one_hot), lengths)
+            for name, (title, change) in CONTROLS.items():
+                slow = name in NOT_FUSED
+                yield Cell(f"controls/{where}/{name}", "controls", f"{shown}: {title}",
+                           scratch({"kind": "sab", **change}, length, one_hot, 10000 if slow else 30000), lengths,
+                           seeds=(1, 2, 3) if length == 100 and not slow else (1,), gpu=slow and length > 100)
+            yield Cell(f"controls/{where}/lstm-h-only", "controls", f"{shown}: LSTM, truncation of h alone at 5",
+                       scratch({"kind": "lstm", "k_trunc": 5, "truncate": "h"}, length, one_hot), lengths,
+                       seeds=(1, 2, 3) if length == 100 else (1,))
+
+
+def adding_cells():
+    systems = {**{name: SYSTEMS[name] for name in ("sab", "lstm", "lstm-k20", "attention")},
+               "sab-k10": ("SAB, k_trunc = k_top = 10", {"kind": "sab", "k_trunc": 10, "k_top": 10})}
+    for length in (200, 400):
+        for name, (title, model) in systems.items():
+            yield Cell(f"adding/T{length}/{name}", "adding", f"T = {length}: {title}",
+                       job({"hidden_size": 128, **model}, {"kind": "adding", "length": length},
+                           {"steps": 20000, "schedule": {"kind": "cosine", "final_factor": 0.01}},
+                           {"every": 500, "lengths": [length], "stop_when": "mse <= 5e-6"}),
+                       (length,), aim=((length, 1e-5),))
+
+
+def recall_cells():
+    models = {"sab": ("SAB, memory of 64, salient", {"kind": "sab", "memory": {"capacity": 64, "policy": "salient"}}),
+              "separable": ("SAB, separable score", {"kind": "sab", "score": "separable"}),
+              "lstm-k20": SYSTEMS["lstm-k20"]}
+    for name, (title, model) in models.items():
+        yield Cell(f"recall/{name}", "recall", title,
+                   job({"hidden_size": 64, **model}, {"kind": "recall", "length": 10000}, {"steps": 6000, "batch_size": 16},
+                       {"every": 200, "lengths": [10000], "stop_when": "accuracy >= 0.999", "sequences": 64,
+                        "final_lengths": [100000, 1000000], "final_sequences": 32},
+                       curriculum={"lengths": [20, 100, 1000, 10000], "advance_when": "accuracy >= 0.99"}),
+                   (10000, 100000, 1000000), aim=((10000, 0.99), (100000, 0.99), (1000000, 0.99)))
+
+
+def text_cells():
+    for hidden, batch, gpu in ((256, 64, False), (1000, 128, True)):
+        for name in SYSTEMS:
+            title, model = SYSTEMS[name]
+            yield Cell(f"text/H{hidden}/{name}", "text", f"H = {hidden:,}: {title}",
+                       job({"hidden_size": hidden, **model},
+                           {"kind": "text", "path": "{ptb_train}", "valid_path": "{ptb_valid}", "window": 100},
+                           {"steps": 20000 if gpu else 8000, "batch_size": batch, "learning_rate": 2e-3,
+                            "schedule": {"kind": "cosine", "final_factor": 0.05}},
+                           {"every": 500, "sequences": 3930}),
+                       seeds=(1, 2, 3) if gpu else (1,), data="ptb", gpu=gpu)
+
+
+def image_cells():
+    systems = {"sab": ("SAB, k_trunc 50, k_att 10, k_top 10", {"kind": "sab", "k_trunc": 50, "k_att": 10, "k_top": 10}),
+               "lstm": SYSTEMS["lstm"], "lstm-k20": SYSTEMS["lstm-k20"], "attention": SYSTEMS["attention"]}
+    for name, (title, model) in systems.items():
+        yield Cell(f"image/{name}", "image", title,
+                   job({"hidden_size": 128, **model},
+                       {"kind": "image", "path": "{mnist_train}", "labels_path": "{mnist_train_labels}", "permute_seed": 1},
+                       {"steps": 10000, "schedule": {"kind": "cosine", "final_factor": 0.05}},
+                       {"every": 1000, "sequences": 10000, "path": "{mnist_test}", "labels_path": "{mnist_test_labels}"}),
+                   seeds=(1,), data="mnist")
+
+
+def digits_cells():
+    systems = {"sab": ("SAB, k_trunc 50, k_att 25, k_top 10", {"kind": "sab", "k_trunc": 50, "k_att": 26, "k_top": 10}),
+               "lstm-k50": ("LSTM, truncated at 50", {"kind": "lstm", "k_trunc": 50}), "lstm": SYSTEMS["lstm"]}
+    for name, (title, model) in systems.items():
+        yield Cell(f"digits/{name}", "digits", title,
+                   job({"hidden_size": 128, **model}, {"kind": "tensor", "path": "{digits_train}"},
+                       {"steps": 4000, "batch_size": 32, "schedule": {"kind": "cosine", "final_factor": 0.05}},
+                       {"every": 200, "sequences": 300, "path": "{digits_test}"}),
+                   seeds=(1,), data="digits")
+
+
+ABLATIONS = {  # name: (title, model, train)
+    "defaults": ("the defaults", {}, {}),
+    "paper": ("the authors' form", PAPER, {}),
+    "init": ("init: paper", {"init": "paper"}, {}),
+    "dense": ("dense: raw", {"dense": "raw"}, {}),
+    "recalled": ("memory_state: recalled", {"memory_state": "recalled"}, {}),
+    "no-guard": ("tie_guard: 0", {"tie_guard": 0}, {}),
+    "guard-0.1": ("tie_guard: 0.1", {"tie_guard": 0.1}, {}),
+    "k_att-1": ("k_att: 1", {"k_att": 1}, {}),
+    "k_att-3": ("k_att: 3", {"k_att": 3}, {}),
+    "rate-0.001": ("learning_rate: 1e-3", {}, {"learning_rate": 1e-3}),
+    "rate-0.004": ("learning_rate: 4e-3", {}, {"learning_rate": 4e-3}),
+    "rows-32": ("batch_size: 32", {}, {"batch_size": 32}),
+    "no-clip": ("clip_norm: 0", {}, {"clip_norm": 0}),
+    "clip-0.1": ("clip_norm: 0.1", {}, {"clip_norm": 0.1}),
+}
+
+
+def ablation(name, title, model, train, **more):
+    return Cell(f"ablation/{name}", "ablation", title,
+                job({"kind": "sab", "hidden_size": 64, **model}, copy_task(20, True), {"steps": 8000, "learning_rate": 2e-3, **train},
+                    {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
+                     "final_lengths": [100, 400, 2000], "final_sequences": 128}, **more),
+                (20, 100, 400, 2000))
+
+
+def ablation_cells():
+    for name, (title, model, train) in ABLATIONS.items():
+        yield ablation(name, title, model, train)
+    for start in (5, 10):
+        yield ablation(f"from-{start}", f"a curriculum from length {start}", {}, {},
+                       curriculum={"lengths": [start, 20], "advance_when": "accuracy >= 0.9"})
+
+
+def peer_cells():
+    yield Cell("peer/copy-20", "peer", "SAB, ours",
+               {**job({"kind": "sab", "hidden_size": 64}, copy_task(20, True), {"steps": 1000, "learning_rate": 2e-3},
+                      {"every": 0, "lengths": [20]}),
+                "checkpoint": {"every": 0, "keep_latest": 2, "initial": True}},
+               (20,), seeds=(1,), peer=True, small=True)
+
+
+def all_cells():
+    """In the order in which they run: what says most in the least time first."""
+    makers = (small_cells, peer_cells, recipe_cells, ablation_cells, recall_cells, adding_cells, copy_cells, text_cells, image_cells,
+              digits_cells)
+    return [cell for maker in makers for cell in maker()]
