@@ -63,9 +63,9 @@ int RunLarge(const char* name, SimulationOptions options) {
   std::printf("\n%s: %d workers of %d slots, %d jobs, up to %lld waiting, %.1f h of virtual time\n", name,
               options.workers, options.slots_per_worker, options.jobs, static_cast<long long>(report.most_waiting),
               absl::ToDoubleHours(report.span));
-  std::printf("  decisions       %.0f (%lld starts, %lld preemptions; %lld workers lost)\n", decisions,
-              static_cast<long long>(report.starts), static_cast<long long>(report.preemptions),
-              static_cast<long long>(report.worker_losses));
+  std::printf("  decisions       %.0f (%lld starts of %lld ranks, %lld preemptions; %lld workers lost)\n", decisions,
+              static_cast<long long>(report.starts), static_cast<long long>(report.ranks),
+              static_cast<long long>(report.preemptions), static_cast<long long>(report.worker_losses));
   std::printf("  decisions/s     %.0f of the scheduler's processor time (%.3f s, indexes included)\n",
               decisions / report.scheduling_seconds, report.scheduling_seconds);
   std::printf("  one round       p50 %.1f us, p99 %.1f us, longest %.1f us (%lld rounds)\n",
@@ -74,8 +74,8 @@ int RunLarge(const char* name, SimulationOptions options) {
   std::printf("  slots in use    %.1f %% while a job waited\n", 100 * report.utilisation);
   std::printf("  waiting, h      replicas      starts     p50     p99     max\n");
   for (const auto& [replicas, waits] : report.wait_seconds) {
-    std::printf("                  up to %5lld %8zu %7.2f %7.2f %7.2f\n", static_cast<long long>(replicas), waits.size(),
-                Quantile(waits, 0.5) / 3600, Quantile(waits, 0.99) / 3600, Quantile(waits, 1) / 3600);
+    std::printf("                  up to %5lld %8zu %7.2f %7.2f %7.2f\n", static_cast<long long>(replicas),
+                waits.size(), Quantile(waits, 0.5) / 3600, Quantile(waits, 0.99) / 3600, Quantile(waits, 1) / 3600);
   }
   return PrintViolations(report);
 }

@@ -11,11 +11,6 @@ bool EndsBefore(const SlotClass::End& a, const SlotClass::End& b) {
   return a.job->view.job < b.job->view.job;
 }
 
-// The latest start first, in a set that is ascending.
-std::tuple<int64_t, absl::Duration, JobId> VictimKey(const RunningJob& job) {
-  return {job.priority, -job.start, job.job};
-}
-
 // Nothing but which slots are free differs.
 bool SameShape(const WorkerView& a, const WorkerView& b) {
   if (a.draining != b.draining || a.slots.size() != b.slots.size()) return false;
@@ -27,6 +22,14 @@ bool SameShape(const WorkerView& a, const WorkerView& b) {
   return true;
 }
 
+uint64_t PrefixOf(const WorkerId& id) {
+  uint64_t prefix = 0;
+  for (size_t i = 0; i < 8; ++i) {
+    prefix = prefix << 8 | (i < id.value().size() ? static_cast<unsigned char>(id.value()[i]) : 0);
+  }
+  return prefix;
+}
+
 bool CanTake(const WorkerView& worker, const SlotView& slot) {
   return slot.free && worker.accepts;
 }
@@ -34,13 +37,19 @@ bool CanTake(const WorkerView& worker, const SlotView& slot) {
 }  // namespace
 
 bool ById::operator()(const ClusterWorker* a, const ClusterWorker* b) const {
-  return a->view.id < b->view.id;
+  return a->prefix != b->prefix ? a->prefix < b->prefix : a->view.id < b->view.id;
 }
 
 bool BeforeInQueue::operator()(const WaitingJob* a, const WaitingJob* b) const {
   if (a->priority != b->priority) return a->priority > b->priority;
   if (a->create_time != b->create_time) return a->create_time < b->create_time;
   return a->job < b->job;
+}
+
+bool LeavesBefore::operator()(const ClusterJob* a, const ClusterJob* b) const {
+  if (a->view.priority != b->view.priority) return a->view.priority < b->view.priority;
+  if (a->view.start != b->view.start) return a->view.start > b->view.start;
+  return a->view.job < b->view.job;
 }
 
 Cluster::Cluster(Options options) : options_(options) {}
@@ -173,6 +182,7 @@ void Cluster::PutWorker(const WorkerView& view) {
   if (!worker.connected || !SameShape(worker.view, view)) {
     Disconnect(worker);
     worker.view = view;
+    worker.prefix = PrefixOf(view.id);
     Connect(worker);
     return;
   }
@@ -238,19 +248,22 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   job.view = view;
   job.queue = QueueOf(view.queue);
   Settle(*job.queue, now);
+  ClusterWorker* worker = nullptr;
+  std::map<SlotClass*, int64_t> counted;
   for (const RankPlacement& place : view.placements) {
-    ClusterWorker& worker = workers_[place.worker];
-    worker.view.id = place.worker;
-    worker.tenants[place.slot] = &job;
-    if (!worker.connected || worker.view.draining) continue;
-    for (const SlotView& slot : worker.view.slots) {
-      if (slot.index == place.slot) Count(&job, ClassOf(slot), 1);
+    if (worker == nullptr || worker->view.id != place.worker) worker = &workers_[place.worker];
+    worker->view.id = place.worker;
+    worker->tenants[place.slot] = &job;
+    if (!worker->connected || worker->view.draining) continue;
+    for (const SlotView& slot : worker->view.slots) {
+      if (slot.index == place.slot) ++counted[ClassOf(slot)];
     }
   }
+  for (const auto& [class_of, count] : counted) Count(&job, class_of, count);
   const auto slots = static_cast<int64_t>(view.placements.size());
   job.queue->in_use[view.cuda] += slots;
   if (starts) job.queue->usage[view.cuda] += static_cast<double>(slots) * absl::ToDoubleSeconds(options_.start_charge);
-  if (view.preemptible && !view.stopping) victims_.insert(VictimKey(view));
+  if (view.preemptible && !view.stopping) victims_.insert(&job);
 }
 
 void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
@@ -260,12 +273,15 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
   Settle(*job.queue, now);
   job.queue->in_use[job.view.cuda] -= static_cast<int64_t>(job.view.placements.size());
   while (!job.counted.empty()) Count(&job, job.counted.begin()->first, -job.counted.begin()->second);
+  auto worker = workers_.end();
   for (const RankPlacement& place : job.view.placements) {
-    auto worker = workers_.find(place.worker);
+    if (worker == workers_.end() || worker->first != place.worker) worker = workers_.find(place.worker);
     worker->second.tenants.erase(place.slot);
-    if (worker->second.tenants.empty() && !worker->second.connected) workers_.erase(worker);
+    if (!worker->second.tenants.empty() || worker->second.connected) continue;
+    workers_.erase(worker);
+    worker = workers_.end();
   }
-  victims_.erase(VictimKey(job.view));
+  victims_.erase(&job);
   running_.erase(it);
 }
 

@@ -7,10 +7,10 @@
 #include <optional>
 #include <set>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "absl/container/node_hash_map.h"
 #include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "sab/v1/spec.pb.h"
@@ -52,17 +52,17 @@ struct RankPlacement {
 // A queue: who may use how much, and who goes first among equal priorities.
 struct QueueConfig {
   std::string name = "default";
-  double weight = 1;                                // share of the cluster relative to other queues
+  double weight = 1;                                 // share of the cluster relative to other queues
   std::array<std::optional<int64_t>, 2> quota = {};  // most slots in use at a time; [0] cpu, [1] cuda
-  int64_t max_priority = 100;                       // jobs may ask for no more
+  int64_t max_priority = 100;                        // jobs may ask for no more
 };
 
 // A job that waits for slots.
 struct WaitingJob {
   JobId job;
   std::string queue = "default";
-  int64_t priority = 50;                            // higher first
-  int64_t create_time = 0;                          // microseconds; earlier first
+  int64_t priority = 50;    // higher first
+  int64_t create_time = 0;  // microseconds; earlier first
   GangRequest request;
   absl::Duration limit = absl::InfiniteDuration();  // it ends for sure within so long after its start
 };
@@ -97,6 +97,11 @@ struct ById {
   bool operator()(const ClusterJob* a, const ClusterJob* b) const { return a->view.job < b->view.job; }
 };
 
+struct LeavesBefore {
+  // The lowest priority, then the latest start, then id.
+  bool operator()(const ClusterJob* a, const ClusterJob* b) const;
+};
+
 struct SlotClass {
   bool cuda = false;
   int64_t memory = 0;
@@ -114,9 +119,10 @@ struct SlotClass {
 
 struct ClusterWorker {
   WorkerView view;
-  bool connected = false;                            // it was put, and not removed since
-  std::map<SlotClass*, std::vector<int32_t>> free;   // ascending; never empty
-  std::map<int32_t, ClusterJob*> tenants;            // running jobs by slot, connected or not
+  uint64_t prefix = 0;                              // of the id: ordered as its first eight characters are
+  bool connected = false;                           // it was put, and not removed since
+  std::map<SlotClass*, std::vector<int32_t>> free;  // ascending; never empty
+  std::map<int32_t, ClusterJob*> tenants;           // running jobs by slot, connected or not
 };
 
 // Waiting jobs that differ in nothing but size, priority and age.
@@ -187,10 +193,9 @@ class Cluster {
   const std::map<LaneKey, Lane>& lanes() const { return lanes_; }
   std::map<std::pair<bool, int64_t>, SlotClass>& classes() { return classes_; }
   const std::map<std::pair<bool, int64_t>, SlotClass>& classes() const { return classes_; }
-  // Jobs that may be preempted: lowest priority first, then the latest start, then id.
-  using Victims = std::set<std::tuple<int64_t, absl::Duration, JobId>>;
+  // Jobs that may be preempted.
+  using Victims = std::set<const ClusterJob*, LeavesBefore>;
   const Victims& victims() const { return victims_; }
-  const std::map<WorkerId, ClusterWorker>& workers() const { return workers_; }
 
   // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class.
   std::vector<int32_t> Take(ClusterWorker* worker, SlotClass* slots, int64_t count);
@@ -212,11 +217,11 @@ class Cluster {
   const Options options_;
   std::map<std::string, ClusterQueue> queues_;
   std::map<std::pair<bool, int64_t>, SlotClass> classes_;  // by (cuda, memory): ascending memory
-  std::map<WorkerId, ClusterWorker> workers_;
+  absl::node_hash_map<WorkerId, ClusterWorker> workers_;
   int64_t connected_workers_ = 0;
-  std::map<JobId, WaitingJob> waiting_;
+  absl::node_hash_map<JobId, WaitingJob> waiting_;
   std::map<LaneKey, Lane> lanes_;  // none is empty
-  std::map<JobId, ClusterJob> running_;
+  absl::node_hash_map<JobId, ClusterJob> running_;
   Victims victims_;
 };
 

@@ -8,6 +8,7 @@ namespace {
 
 constexpr size_t kMostNamed = 8;
 constexpr size_t kLeastLaneDepth = 8;
+constexpr size_t kMostReserved = 1024;
 
 bool Serves(const SlotClass& slots, bool cuda, int64_t min_memory) {
   return slots.cuda == cuda && slots.memory >= min_memory;
@@ -27,11 +28,13 @@ Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& opti
     lanes_.push_back({.lane = &lane,
                       .next = lane.jobs.begin(),
                       .job = *lane.jobs.begin(),
+                      .priority = (*lane.jobs.begin())->priority,
                       .queue = index.at(lane.queue),
                       .shapes = {ShapeOf(false, 0), ShapeOf(true, key.min_gpu_memory)}});
   }
   lane_depth_ = std::max(kLeastLaneDepth, options.depth / std::max<size_t>(1, lanes_.size()));
   std::make_heap(heap_.begin(), heap_.end(), [this](size_t a, size_t b) { return GoesAfter(a, b); });
+  decision_.waits.reserve(options.depth < kMostReserved ? options.depth : 0);
 }
 
 Round::~Round() {
@@ -60,7 +63,7 @@ bool Round::WantsCuda(const GangRequest& request) const {
 bool Round::GoesAfter(size_t lane, size_t other) const {
   const ActiveLane& a = lanes_[lane];
   const ActiveLane& b = lanes_[other];
-  if (a.job->priority != b.job->priority) return a.job->priority < b.job->priority;
+  if (a.priority != b.priority) return a.priority < b.priority;
   const double share_a = queues_[a.queue].share, share_b = queues_[b.queue].share;
   if (a.queue != b.queue && share_a != share_b) return share_a > share_b;
   return BeforeInQueue()(b.job, a.job);
@@ -91,6 +94,7 @@ const WaitingJob* Round::Step() {
     heap_.pop_back();
   } else {
     lane.job = *lane.next;
+    lane.priority = lane.job->priority;
     std::push_heap(heap_.begin(), heap_.end(), after);
   }
   // A start has changed its queue's share.
@@ -175,8 +179,8 @@ const Round::Reservation* Round::InTheWay(const WaitingJob& job, const Shape& sh
   for (Shape& other : shapes_) {
     Reservation& kept = other.kept;
     if (kept.job == nullptr || other.cuda != shape.cuda) continue;
-    const bool gone_by_then = kept.at == absl::InfiniteDuration() ? job.limit <= options_.blind_backfill
-                                                                  : now_ + job.limit <= kept.at;
+    const bool gone_by_then =
+        kept.at == absl::InfiniteDuration() ? job.limit <= options_.blind_backfill : now_ + job.limit <= kept.at;
     if (gone_by_then) continue;
     int64_t count = 0;
     for (const Piece& piece : plan) count += piece.slots->memory >= other.min_memory ? piece.count : 0;
@@ -266,19 +270,17 @@ void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
 // Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
 // would not do.
 std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
-  const auto slots_of = [&](const JobId& id) {
+  std::vector<std::pair<JobId, int64_t>> chosen;
+  for (const ClusterJob* running : cluster_->victims()) {
+    const RunningJob& victim = running->view;
+    if (victim.priority >= job.priority || missing <= 0) break;
+    if (now_ - victim.start < options_.min_run_time || leaving_.contains(victim.job)) continue;
     int64_t count = 0;
-    for (const auto& [slots, number] : cluster_->FindRunning(id)->counted) {
+    for (const auto& [slots, number] : running->counted) {
       if (Serves(*slots, shape.cuda, shape.min_memory)) count += number;
     }
-    return count;
-  };
-  std::vector<std::pair<JobId, int64_t>> chosen;
-  for (const auto& [priority, negative_start, id] : cluster_->victims()) {
-    if (priority >= job.priority || missing <= 0) break;
-    const int64_t count = slots_of(id);
-    if (count == 0 || leaving_.contains(id) || now_ + negative_start < options_.min_run_time) continue;
-    chosen.emplace_back(id, count);
+    if (count == 0) continue;
+    chosen.emplace_back(victim.job, count);
     missing -= count;
   }
   std::vector<JobId> victims;

@@ -9,8 +9,8 @@
 
 namespace sab::server {
 
-// One run over the waiting jobs, in order, trying placements on the cluster and giving them back at the end. What Decide
-// and Explain share.
+// One run over the waiting jobs, in order, trying placements on the cluster and giving them back at the end. What
+// Decide and Explain share.
 class Round {
  public:
   Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& options);
@@ -50,14 +50,15 @@ class Round {
   struct ActiveQueue {
     const ClusterQueue* queue = nullptr;
     double share = 0;
-    std::array<int64_t, 2> in_use = {};                   // with what this round has promised
-    std::array<const WaitingJob*, 2> blocked = {};        // the job that waits for the quota
+    std::array<int64_t, 2> in_use = {};             // with what this round has promised
+    std::array<const WaitingJob*, 2> blocked = {};  // the job that waits for the quota
   };
   struct ActiveLane {
     const Lane* lane;
     std::set<const WaitingJob*, BeforeInQueue>::const_iterator next;
-    const WaitingJob* job;  // *next
-    size_t queue = 0;       // index into queues_
+    const WaitingJob* job;              // *next
+    int64_t priority = 0;               // its own
+    size_t queue = 0;                   // index into queues_
     std::array<size_t, 2> shapes = {};  // by cuda: index into shapes_
     size_t looked_at = 0;
   };

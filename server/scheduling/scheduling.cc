@@ -112,8 +112,8 @@ std::string Describe(const Wait& wait) {
                           wait.job->queue);
     case WaitKind::kSlots:
     case WaitKind::kPreempting:
-      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.replicas - wait.free), wait.cuda), " more: needs ",
-                          request.replicas, ", ", wait.free, " of ", wait.total, " are free",
+      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.replicas - wait.free), wait.cuda),
+                          " more: needs ", request.replicas, ", ", wait.free, " of ", wait.total, " are free",
                           wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
     case WaitKind::kBehind:
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn at the next free ",

@@ -18,19 +18,19 @@ struct SchedulingOptions {
   absl::Duration blind_backfill = absl::Minutes(10);
   // Jobs that cannot start are looked at in one round until there were so many (spread evenly over queues and kinds of
   // requests, of each at least a few). Those that no worker or quota could ever hold do not count.
-  size_t depth = 512;
+  size_t depth = 256;
 };
 
 // Why a job does not start now.
 enum class WaitKind {
-  kNoWorker,       // nobody is connected
-  kTooLarge,       // more slots than the connected workers have
-  kAboveQuota,     // more slots than its queue may ever use
-  kQuota,          // its queue uses what it may
-  kBehindQuota,    // `behind`, of the same queue, waits for the quota
-  kSlots,          // it has its turn when slots come free: they are kept for it
-  kPreempting,     // the same, and jobs of lower priority have been asked to leave
-  kBehind,         // the slots are kept for `behind`, and it might delay that one
+  kNoWorker,     // nobody is connected
+  kTooLarge,     // more slots than the connected workers have
+  kAboveQuota,   // more slots than its queue may ever use
+  kQuota,        // its queue uses what it may
+  kBehindQuota,  // `behind`, of the same queue, waits for the quota
+  kSlots,        // it has its turn when slots come free: they are kept for it
+  kPreempting,   // the same, and jobs of lower priority have been asked to leave
+  kBehind,       // the slots are kept for `behind`, and it might delay that one
 };
 
 // Points into the cluster: good until one of its jobs changes.
@@ -75,10 +75,10 @@ Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& o
 struct Explanation {
   int64_t position = 0;  // in the order of the queue, from 1
   bool starts_now = false;
-  Wait wait;                         // unless it starts now
-  std::vector<JobId> must_end;       // running jobs whose slots it waits for, soonest first; at most 8
+  Wait wait;                    // unless it starts now
+  std::vector<JobId> must_end;  // running jobs whose slots it waits for, soonest first; at most 8
   absl::Duration expected_start = absl::InfiniteDuration();  // monotonic; infinite: unknown
-  std::string unknown;               // why it is unknown
+  std::string unknown;                                       // why it is unknown
 };
 // From the same round as Decide, without a limit of depth. `job` waits.
 Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, const SchedulingOptions& options);

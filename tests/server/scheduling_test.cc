@@ -25,8 +25,8 @@ class SchedulingTest : public ::testing::Test {
   void Add(const WorkerView& worker) { cluster_.PutWorker(worker); }
 
   WaitingJob& Entry(const std::string& id, int64_t replicas, int64_t priority = 50, int64_t created = 0) {
-    return jobs_.emplace_back(WaitingJob{
-        .job = JobId(id), .priority = priority, .create_time = created, .request = {.replicas = replicas}});
+    return jobs_.emplace_back(
+        WaitingJob{.job = JobId(id), .priority = priority, .create_time = created, .request = {.replicas = replicas}});
   }
   void Queue(const WaitingJob& job) { cluster_.PutWaiting(job, kNow); }
 
@@ -44,9 +44,7 @@ class SchedulingTest : public ::testing::Test {
     for (const Placed& placed : Round().starts) names.push_back(placed.job.value());
     return names;
   }
-  std::string Reason(const std::string& id) {
-    return Describe(Explain(&cluster_, JobId(id), kNow, options_).wait);
-  }
+  std::string Reason(const std::string& id) { return Describe(Explain(&cluster_, JobId(id), kNow, options_).wait); }
   std::vector<RankPlacement> Places(const std::string& id) {
     for (const Placed& placed : Round().starts) {
       if (placed.job == JobId(id)) return placed.placements;

@@ -95,7 +95,8 @@ class Simulation {
       queues_.push_back({.name = "big", .weight = 3});
       queues_.push_back({.name = "small", .weight = 1});
       const int64_t slots = int64_t{options_.workers} * options_.slots_per_worker;
-      queues_.push_back({.name = "bounded", .quota = {std::max<int64_t>(2, slots / 4), std::max<int64_t>(2, slots / 4)}});
+      queues_.push_back(
+          {.name = "bounded", .quota = {std::max<int64_t>(2, slots / 4), std::max<int64_t>(2, slots / 4)}});
     }
     for (const server::QueueConfig& queue : queues_) cluster_.PutQueue(queue, now_);
   }
@@ -180,7 +181,7 @@ class Simulation {
         return Lose(event.subject);
       case Event::kReturn:
         workers_[event.subject].connected = true;
-        return Tell(workers_[event.subject]);
+        return Tell({event.subject});
     }
   }
 
@@ -219,7 +220,7 @@ class Simulation {
       worker.owner[place.slot] = kNobody;
       changed.insert(by_id_.at(place.worker));
     }
-    for (int index : changed) Tell(workers_[index]);
+    Tell(changed);
   }
 
   void Lose(int index) {
@@ -237,11 +238,17 @@ class Simulation {
     Push(Event{.at = now_ + kOutage, .kind = Event::kReturn, .subject = index});
   }
 
-  // Tells the scheduler the present state of a worker.
-  void Tell(SimWorker& worker) {
-    if (!worker.connected) return;
-    for (server::SlotView& slot : worker.view.slots) slot.free = worker.owner[slot.index] == kNobody;
-    Timed([&] { cluster_.PutWorker(worker.view); });
+  // Tells the scheduler the present state of workers.
+  void Tell(const std::set<int>& changed) {
+    for (int index : changed) {
+      SimWorker& worker = workers_[index];
+      for (server::SlotView& slot : worker.view.slots) slot.free = worker.owner[slot.index] == kNobody;
+    }
+    Timed([&] {
+      for (int index : changed) {
+        if (workers_[index].connected) cluster_.PutWorker(workers_[index].view);
+      }
+    });
   }
 
   // --- What is decided.
@@ -268,13 +275,14 @@ class Simulation {
       return Violate(absl::StrCat(placed.job.name(), " is started without all its ranks"));
     }
     job.state = State::kRunning;
-    report_.wait_seconds[static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(placed.placements.size())))].push_back(
-        absl::ToDoubleSeconds(now_ - job.since));
+    report_.wait_seconds[static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(placed.placements.size())))]
+        .push_back(absl::ToDoubleSeconds(now_ - job.since));
     job.since = now_;
     job.cuda = placed.cuda;
     job.placements = placed.placements;
     ++job.attempt;
     ++report_.starts;
+    report_.ranks += job.spec.request.replicas;
     busy_ += job.spec.request.replicas;
     Occupy(job);
     Mix(by_job_.at(placed.job));
@@ -301,7 +309,7 @@ class Simulation {
       worker.owner[place.slot] = by_job_.at(job.spec.job);
       changed.insert(index);
     }
-    for (int index : changed) Tell(workers_[index]);
+    Tell(changed);
   }
 
   void PutRunning(const SimJob& job) {
@@ -339,7 +347,8 @@ class Simulation {
   // --- What must hold.
   void Violate(const std::string& text) {
     if (report_.violations.size() < kMostViolations) {
-      report_.violations.push_back(absl::StrCat("seed ", options_.seed, " at ", absl::FormatDuration(now_), ": ", text));
+      report_.violations.push_back(
+          absl::StrCat("seed ", options_.seed, " at ", absl::FormatDuration(now_), ": ", text));
     }
   }
 
@@ -360,11 +369,10 @@ class Simulation {
       const server::WaitingJob& job = jobs_[by_job_.at(placed.job)].spec;
       for (const SimJob& other : jobs_) {
         const server::WaitingJob& passed = other.spec;
-        const bool could = other.state == State::kWaiting && !started.contains(passed.job) &&
-                           passed.priority > job.priority && passed.queue != "bounded" &&
-                           passed.request.replicas <= job.request.replicas && passed.limit <= job.limit &&
-                           passed.request.device == job.request.device &&
-                           passed.request.min_gpu_memory <= job.request.min_gpu_memory;
+        const bool could =
+            other.state == State::kWaiting && !started.contains(passed.job) && passed.priority > job.priority &&
+            passed.queue != "bounded" && passed.request.replicas <= job.request.replicas && passed.limit <= job.limit &&
+            passed.request.device == job.request.device && passed.request.min_gpu_memory <= job.request.min_gpu_memory;
         if (could) Violate(absl::StrCat(job.job.name(), " starts before ", passed.job.name(), " of higher priority"));
       }
     }
@@ -376,13 +384,14 @@ class Simulation {
     for (const server::Wait& wait : decision.waits) {
       if (wait.kind != WaitKind::kSlots && wait.kind != WaitKind::kPreempting) continue;
       const JobId& job = wait.job->job;
-      if (wait.free >= wait.job->request.replicas && wait.kind == WaitKind::kSlots) Violate(job.name() + " waits for free slots");
+      if (wait.free >= wait.job->request.replicas && wait.kind == WaitKind::kSlots)
+        Violate(job.name() + " waits for free slots");
       const auto before = heads_.find(job);
       heads[job] = before == heads_.end() ? now_ : before->second;
       const absl::Duration bound = 3 * options_.longest_job + 2 * kOutage + scheduling_.blind_backfill;
       if (now_ - heads[job] > bound) {
-        Violate(absl::StrCat(job.name(), " has had its turn for ",
-                             absl::FormatDuration(now_ - heads[job]), " and does not start"));
+        Violate(absl::StrCat(job.name(), " has had its turn for ", absl::FormatDuration(now_ - heads[job]),
+                             " and does not start"));
       }
     }
     heads_ = std::move(heads);

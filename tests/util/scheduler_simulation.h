@@ -29,15 +29,15 @@ struct SimulationOptions {
 };
 
 struct SimulationReport {
-  int64_t starts = 0, preemptions = 0, worker_losses = 0, finished = 0;
+  int64_t starts = 0, ranks = 0, preemptions = 0, worker_losses = 0, finished = 0;
   int64_t rounds = 0, most_waiting = 0;
-  double scheduling_seconds = 0;        // in the scheduler and its indexes
-  std::vector<double> round_seconds;    // each round with a job waiting
-  double utilisation = 0;               // of the slots while a job waited
-  absl::Duration span;                  // virtual
+  double scheduling_seconds = 0;                        // in the scheduler and its indexes
+  std::vector<double> round_seconds;                    // each round with a job waiting
+  double utilisation = 0;                               // of the slots while a job waited
+  absl::Duration span;                                  // virtual
   std::map<int64_t, std::vector<double>> wait_seconds;  // by replicas, rounded up to a power of two
-  uint64_t digest = 0;                  // of all decisions
-  std::vector<std::string> violations;  // at most 20
+  uint64_t digest = 0;                                  // of all decisions
+  std::vector<std::string> violations;                  // at most 20
 };
 
 SimulationReport Simulate(const SimulationOptions& options);
