@@ -15,7 +15,9 @@ struct Stopped {};
 
 // Sums of a pass as numbers to add over ranks. The largest norm is not a sum: every rank puts its own into a place of
 // its own.
-constexpr int64_t kSummed = 6;
+// The last one counts the ranks that are asked to leave.
+constexpr int64_t kSummed = 7;
+constexpr int64_t kLeaving = 6;
 
 std::vector<double> Pack(const PassSums& sums, int rank, int world_size) {
   std::vector<double> packed(static_cast<size_t>(kSummed + world_size), 0.0);
@@ -120,8 +122,9 @@ std::string TrainLoop::Run() {
       if (last || Due(state_.step, config_.eval_every)) EvaluateAll();
       if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
       const bool ended = !state_.stop_reason.empty();
-      if (ended || Due(state_.step, config_.checkpoint_every)) parts_.observer.OnCheckpoint(state_);
+      if (ended || leave_agreed_ || Due(state_.step, config_.checkpoint_every)) parts_.observer.OnCheckpoint(state_);
       if (ended) return state_.stop_reason;
+      if (leave_agreed_) return "leave";
     }
   } catch (const Stopped&) {
     return "";
@@ -199,10 +202,13 @@ void TrainLoop::CountNonfinite(double norm) {
 
 PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
   const int world_size = parts_.collective.world_size();
+  const bool leave = leave_requested_;
+  leave_agreed_ = leave;
   if (world_size == 1) return mine;
   at::Tensor& gradients = parts_.parameters.gradients();
   const int64_t n = gradients.numel();
-  const std::vector<double> packed = Pack(mine, parts_.collective.rank(), world_size);
+  std::vector<double> packed = Pack(mine, parts_.collective.rank(), world_size);
+  packed[kLeaving] = leave ? 1 : 0;
   at::Tensor tail = exchange_.narrow(0, n, kSummed + world_size);
   at::Tensor head = exchange_.narrow(0, 0, n);
   head.copy_(gradients);
@@ -212,6 +218,7 @@ PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
   parts_.collective.AllReduceSum(exchange_);
   gradients.copy_(head);
   host.copy_(tail);
+  leave_agreed_ = host.data_ptr<double>()[kLeaving] > 0;
   return Unpack(host.data_ptr<double>(), world_size);
 }
 

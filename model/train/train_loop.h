@@ -87,14 +87,18 @@ class TrainLoop {
   // Optimizer::Restore does.
   void Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state);
 
-  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200") or
-  // RequestStop (""), and returns that reason. Throws PermanentError after max_nonfinite_steps in a row,
-  // CollectiveError, and what engine and observer throw.
+  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200"), the ranks
+  // leave ("leave", after a checkpoint) or RequestStop (""), and returns that reason. Throws PermanentError after
+  // max_nonfinite_steps in a row, CollectiveError, and what engine and observer throw.
   std::string Run();
 
   // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
   // other means. Any thread; safe in a signal handler.
   void RequestStop() { stop_requested_ = true; }
+
+  // Makes Run of all ranks return after the same step, with a checkpoint of it, no later than the step after the
+  // present one. One rank's request is enough. Any thread.
+  void RequestLeave() { leave_requested_ = true; }
 
   const TrainState& state() const { return state_; }
   const Optimizer& optimizer() const { return *optimizer_; }
@@ -119,6 +123,8 @@ class TrainLoop {
   at::Tensor exchange_;  // gradients and sums of one step, for one all-reduce; undefined for one rank
   TrainState state_;
   std::atomic<bool> stop_requested_ = false;
+  std::atomic<bool> leave_requested_ = false;
+  bool leave_agreed_ = false;  // in the last step, by all ranks alike
 };
 
 }  // namespace sab::model

@@ -81,10 +81,15 @@ void Cluster::Settle(ClusterQueue& queue, absl::Duration now) const {
   queue.settled = std::max(queue.settled, now);
 }
 
-void Cluster::AddUsage(const std::string& queue, bool cuda, double slot_seconds, absl::Duration now) {
+void Cluster::AddUse(const std::string& queue, const PastUse& use, absl::Duration now) {
   ClusterQueue* entry = QueueOf(queue);
   Settle(*entry, now);
-  entry->usage[cuda] += slot_seconds;
+  const double half_life = absl::ToDoubleSeconds(options_.half_life);
+  const auto kept_since = [&](absl::Duration then) {
+    return std::exp2(-absl::ToDoubleSeconds(now - then) / half_life);
+  };
+  entry->usage[use.cuda] +=
+      static_cast<double>(use.slots) * half_life / std::log(2.0) * (kept_since(use.until) - kept_since(use.from));
 }
 
 double Cluster::AverageUse(const ClusterQueue& queue, bool cuda, absl::Duration now) const {

@@ -163,8 +163,13 @@ class Cluster {
 
   // --- Queues. Jobs may name one that was never configured: it has no quota and weight 1.
   void PutQueue(const QueueConfig& config, absl::Duration now);
-  // Adds past use to a queue: slot-seconds, decayed to `now`.
-  void AddUsage(const std::string& queue, bool cuda, double slot_seconds, absl::Duration now);
+  // Adds past use to a queue: `slots` were in use between these times.
+  struct PastUse {
+    bool cuda = false;
+    int64_t slots = 0;
+    absl::Duration from, until;
+  };
+  void AddUse(const std::string& queue, const PastUse& use, absl::Duration now);
   // Decayed use of the slots of the kind, as an average number of slots.
   double AverageUse(const ClusterQueue& queue, bool cuda, absl::Duration now) const;
   // The largest part of a kind of slot that the queue has used of late, over its weight. Lower goes first.

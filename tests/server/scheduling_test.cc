@@ -174,20 +174,20 @@ TEST_F(SchedulingTest, TheQueueThatHasUsedLessOfItsShareGoesFirst) {
   Add(Worker("a", 1));
   cluster_.PutQueue({.name = "heavy", .weight = 4}, kNow);
   cluster_.PutQueue({.name = "light", .weight = 1}, kNow);
-  cluster_.AddUsage("heavy", false, 3600, kNow);
-  cluster_.AddUsage("light", false, 1000, kNow);
+  cluster_.AddUse("heavy", {.slots = 36, .from = kNow - absl::Seconds(100), .until = kNow}, kNow);
+  cluster_.AddUse("light", {.slots = 10, .from = kNow - absl::Seconds(100), .until = kNow}, kNow);
   WaitingJob& light = Entry("light", 1, 50, 1);
   light.queue = "light";
   Queue(light);
   WaitingJob& heavy = Entry("heavy", 1, 50, 2);
   heavy.queue = "heavy";
   Queue(heavy);
-  EXPECT_THAT(Started(), ElementsAre("heavy"));  // 3600 / 4 is less than 1000
+  EXPECT_THAT(Started(), ElementsAre("heavy"));  // 36 / 4 is less than 10
 }
 
 TEST_F(SchedulingTest, UsageDecaysByHalfInAHalfLife) {
   Add(Worker("a", 1));
-  cluster_.AddUsage("q", false, 1000, kNow);
+  cluster_.AddUse("q", {.slots = 1, .from = kNow - absl::Seconds(1000), .until = kNow}, kNow);
   const ClusterQueue& queue = cluster_.queues().at("q");
   const double before = cluster_.AverageUse(queue, false, kNow);
   EXPECT_NEAR(cluster_.AverageUse(queue, false, kNow + absl::Hours(24)), before / 2, 1e-12);
@@ -199,6 +199,22 @@ TEST_F(SchedulingTest, AJobThatRunsForLongRaisesItsQueuesUseToItsSlots) {
   job.queue = "q";
   cluster_.PutRunning(job, kNow);
   EXPECT_NEAR(cluster_.AverageUse(cluster_.queues().at("q"), false, kNow + absl::Hours(24 * 60)), 3, 1e-6);
+}
+
+TEST_F(SchedulingTest, PastUseCountsAsIfTheQueueHadBeenWatched) {
+  Add(Worker("a", 4, 0, 4));
+  RunningJob job = Running("j", "a", 3);
+  job.queue = "watched";
+  job.start = kNow;
+  cluster_.PutRunning(job, kNow);
+  const absl::Duration later = kNow + absl::Hours(30);
+  cluster_.AddUse("told", {.slots = 3, .from = kNow, .until = later}, later);
+  const auto average = [&](const char* queue) {
+    return cluster_.AverageUse(cluster_.queues().at(queue), false, later);
+  };
+  // A start costs a minute at once.
+  EXPECT_NEAR(average("watched"), average("told"), 3.0 * 60 * 0.7 / (24 * 3600));
+  EXPECT_GT(average("told"), 1.5);
 }
 
 TEST_F(SchedulingTest, StartsOfOneRoundAreSharedBetweenQueues) {

@@ -196,8 +196,9 @@ void TrainerManager::Apply(const v1::SynchronizeResponse& response, int64_t sequ
     ReconcileLocked(&forgotten);
     for (const v1::TrainerAssignment& assignment : desired_) {
       const std::shared_ptr<Trainer> trainer = FindLocked(TrainerKey::Of(assignment.id()));
-      if (trainer == nullptr || trainer->ended || assignment.rendezvous().empty() || assignment.id().rank() == 0)
-        continue;
+      if (trainer == nullptr || trainer->ended) continue;
+      trainer->assignment.set_leave(assignment.leave());
+      if (assignment.rendezvous().empty() || assignment.id().rank() == 0) continue;
       trainer->rendezvous = assignment.rendezvous();
       AnswerWaitsLocked(trainer.get(), &answers);
     }
@@ -513,12 +514,13 @@ absl::Status TrainerManager::PublishRendezvous(const v1::TrainerId& id, const st
   return absl::OkStatus();
 }
 
-absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& request) {
-  bool news = false;
+absl::StatusOr<bool> TrainerManager::ReportProgress(const v1::ReportProgressRequest& request) {
+  bool news = false, leave = false;
   {
     MutexLock lock(&mutex_);
     SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(request.id()));
     news = request.phase() != trainer->phase;
+    leave = trainer->assignment.leave();
     trainer->phase = request.phase();
     trainer->step = std::max(trainer->step, request.step());
     trainer->skipped_steps = request.skipped_steps();
@@ -538,7 +540,7 @@ absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& req
     if (ends) supervisor_.ExpectEnd(trainer->handle, kFarewell);
   }
   if (news) changed_();
-  return absl::OkStatus();
+  return leave;
 }
 
 absl::Status TrainerManager::PublishCheckpoint(const v1::PublishCheckpointRequest& request) {

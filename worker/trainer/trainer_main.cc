@@ -87,8 +87,12 @@ int Run(AgentClient& agent, StopRequest& stop) {
     log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
     return stop.requested() ? kStopped : kFailed;
   }
-  Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) { return agent.ReportProgress(request); },
-                     .on_lost = [&](const std::string& reason) { stop.Request(reason); }});
+  const auto send = [&](const v1::ReportProgressRequest& request) {
+    const auto response = agent.ReportProgress(request);
+    if (response.ok() && response->leave()) stop.RequestLeave();
+    return response.status();
+  };
+  Reporter reporter({.send = send, .on_lost = [&](const std::string& reason) { stop.Request(reason); }});
   std::string stop_reason;
   Failure failure = Catch([&] { stop_reason = RunTrainer(*assignment, agent, reporter, stop); }, stop);
   if (stop.requested()) {
