@@ -13,6 +13,7 @@ using prometheus::BuildHistogram;
 using prometheus::Registry;
 
 const std::vector<double> kQueueBuckets = {0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200};
+const std::vector<double> kScheduleBuckets = {0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1};
 const std::vector<double> kRpcBuckets = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 30};
 
 prometheus::Counter& Counter(Registry& registry, const char* name, const char* help) {
@@ -53,6 +54,8 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
                                        "Time from an attempt's start to its first training step.", kQueueBuckets)),
       store_commit_seconds(
           Histogram(*registry_, "sab_store_commit_seconds", "Time of a synced commit to the store.", kRpcBuckets)),
+      schedule_seconds(Histogram(*registry_, "sab_schedule_seconds", "Time of deciding what starts, commits excluded.",
+                                 kScheduleBuckets)),
       store_errors(Counter(*registry_, "sab_store_errors_total", "Commits to the store that failed.")),
       metric_points(Counter(*registry_, "sab_metric_points_total", "Training and evaluation figures stored.")),
       log_lines(Counter(*registry_, "sab_log_lines_total", "Lines of trainers' output received.")),
@@ -72,7 +75,8 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
     jobs_.Add({{"state", Label(static_cast<v1::JobState>(state))}});
   }
   // From 0, so that increase() sees the first one of each.
-  for (const char* outcome : {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded"})
+  for (const char* outcome :
+       {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded", "paused", "preempted", "time_limit"})
     attempts_.Add({{"outcome", outcome}});
   SetWorkers(0, 0);
 }

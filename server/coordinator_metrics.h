@@ -25,7 +25,7 @@ class CoordinatorMetrics {
   // A job came into, changed or left (UNSPECIFIED on either side) a state.
   void MoveJob(v1::JobState from, v1::JobState to);
   // `outcome`: succeeded, cancelled, failed (by a fault of a process), permanent, lost (a worker), superseded (by a
-  // restart of the coordinator).
+  // restart of the coordinator), paused, preempted (or moved off a drained worker), time_limit.
   void CountAttempt(const std::string& outcome);
   void SetWorkers(int64_t ready, int64_t lost);
   // `device`: cuda or cpu.
@@ -45,6 +45,7 @@ class CoordinatorMetrics {
   prometheus::Histogram& job_queue_seconds;
   prometheus::Histogram& job_first_step_seconds;
   prometheus::Histogram& store_commit_seconds;
+  prometheus::Histogram& schedule_seconds;
   prometheus::Counter& store_errors;
   prometheus::Counter& metric_points;
   prometheus::Counter& log_lines;

@@ -12,6 +12,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint.h"
+#include "server/scheduling/queue_file.h"
 #include "server/server.h"
 
 namespace {
@@ -28,6 +29,7 @@ same --state-dir adopts them.)";
 struct Flags {
   sab::server::Server::Options server;
   std::string lease = "5s";
+  std::string queues_file;
   std::string address_file;
   std::string metrics_address_file;
 };
@@ -47,6 +49,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "STATE_DIR/checkpoints");
   app.add_option("--lease", flags.lease, "Time without a call after which a worker counts as lost")
       ->capture_default_str();
+  app.add_option("--queues", flags.queues_file, "File of the queues, with weights and quotas; see docs/SCHEDULING.md");
   app.add_option("--address-file", flags.address_file, "Gets the API's \"HOST:PORT\" once it is served");
   app.add_option("--metrics-address-file", flags.metrics_address_file, "The same for --metrics-listen");
   app.footer(kExamples);
@@ -60,6 +63,9 @@ absl::Status Run(Flags& flags, const sigset_t& signals) {
   if (!absl::ParseDuration(flags.lease, &flags.server.lease) || flags.server.lease < absl::Milliseconds(200)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--lease: must be a duration of at least 200ms, for example 5s, got \"", flags.lease, "\""));
+  }
+  if (!flags.queues_file.empty()) {
+    SAB_ASSIGN_OR_RETURN(flags.server.queues, sab::server::ReadQueues(flags.queues_file));
   }
   SAB_ASSIGN_OR_RETURN(const auto server, sab::server::Server::Start(flags.server));
   SAB_RETURN_IF_ERROR(WriteAddress(flags.metrics_address_file, server->metrics_address()));

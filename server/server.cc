@@ -48,6 +48,7 @@ class ServerImpl final : public Server {
     log_store_ = std::make_unique<LogStore>(options.state_dir + "/logs");
     Coordinator::Options settings;
     settings.lease = options.lease;
+    settings.queues = options.queues;
     settings.checkpoint_dir_shared = !options.checkpoint_dir.empty();
     std::error_code error;
     settings.checkpoint_dir = std::filesystem::absolute(

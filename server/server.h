@@ -4,10 +4,12 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "server/scheduling/cluster.h"
 
 namespace sab::server {
 
@@ -20,6 +22,7 @@ class Server {
     std::string metrics_listen;  // the same; empty: no metrics server
     std::string checkpoint_dir;  // shared with the workers; empty: STATE/checkpoints, filled by uploads
     absl::Duration lease = absl::Seconds(5);
+    std::vector<QueueConfig> queues;  // beside "default"
     const Clock* clock = &SystemClock();
   };
   // Serving when it returns. Errors: those of Store::Open and MetricsServer::Start; Unavailable (reason

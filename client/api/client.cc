@@ -219,6 +219,53 @@ absl::StatusOr<v1::ExplainJobResponse> Client::ExplainJob(const JobId& job) {
   return response;
 }
 
+absl::StatusOr<v1::Job> Client::PauseJob(const JobId& job) {
+  v1::PauseJobRequest request;
+  request.set_name(job.name());
+  v1::PauseJobResponse response;
+  SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->jobs.PauseJob(&context, request, &response); }));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<v1::Job> Client::ResumeJob(const JobId& job) {
+  v1::ResumeJobRequest request;
+  request.set_name(job.name());
+  v1::ResumeJobResponse response;
+  SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->jobs.ResumeJob(&context, request, &response); }));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<v1::Job> Client::UpdateJob(const v1::UpdateJobRequest& request) {
+  v1::UpdateJobResponse response;
+  SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->jobs.UpdateJob(&context, request, &response); }));
+  return std::move(*response.mutable_job());
+}
+
+absl::StatusOr<std::vector<v1::Queue>> Client::ListQueues() {
+  v1::ListQueuesResponse response;
+  SAB_RETURN_IF_ERROR(
+      Retry([&](auto& context) { return stubs_->jobs.ListQueues(&context, v1::ListQueuesRequest(), &response); }));
+  return std::vector<v1::Queue>(response.queues().begin(), response.queues().end());
+}
+
+absl::StatusOr<v1::Worker> Client::DrainWorker(const WorkerId& worker, bool stop_jobs) {
+  v1::DrainWorkerRequest request;
+  request.set_name(worker.name());
+  request.set_stop_jobs(stop_jobs);
+  v1::DrainWorkerResponse response;
+  SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->workers.DrainWorker(&context, request, &response); }));
+  return std::move(*response.mutable_worker());
+}
+
+absl::StatusOr<v1::Worker> Client::UndrainWorker(const WorkerId& worker) {
+  v1::UndrainWorkerRequest request;
+  request.set_name(worker.name());
+  v1::UndrainWorkerResponse response;
+  SAB_RETURN_IF_ERROR(
+      Retry([&](auto& context) { return stubs_->workers.UndrainWorker(&context, request, &response); }));
+  return std::move(*response.mutable_worker());
+}
+
 absl::StatusOr<v1::ListMetricsResponse> Client::ListMetrics(const v1::ListMetricsRequest& request) {
   v1::ListMetricsResponse response;
   SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->metrics.ListMetrics(&context, request, &response); }));

@@ -55,12 +55,18 @@ class Client {
   absl::StatusOr<v1::Job> CancelJob(const JobId& job);
   absl::Status DeleteJob(const JobId& job);
   absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const JobId& job);
+  absl::StatusOr<v1::Job> PauseJob(const JobId& job);
+  absl::StatusOr<v1::Job> ResumeJob(const JobId& job);
+  absl::StatusOr<v1::Job> UpdateJob(const v1::UpdateJobRequest& request);
+  absl::StatusOr<std::vector<v1::Queue>> ListQueues();
   absl::StatusOr<v1::ListMetricsResponse> ListMetrics(const v1::ListMetricsRequest& request);
   absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const JobId& job);
   absl::StatusOr<v1::Checkpoint> GetCheckpoint(const CheckpointName& name);
   // Lets the coordinator read all of a stored checkpoint again. DataLoss: damaged.
   absl::StatusOr<v1::Checkpoint> VerifyCheckpoint(const CheckpointName& name);
   absl::StatusOr<std::vector<v1::Worker>> ListWorkers();
+  absl::StatusOr<v1::Worker> DrainWorker(const WorkerId& worker, bool stop_jobs);
+  absl::StatusOr<v1::Worker> UndrainWorker(const WorkerId& worker);
 
   // Calls `on_job` with the present job and after every change, on this thread; returns the job in its final state.
   // DeadlineExceeded: it was not final before `deadline`.

@@ -1,10 +1,24 @@
+#include <algorithm>
 #include <memory>
 
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 
 namespace sab::client {
 namespace {
+
+void PrintOutlook(const v1::ExplainJobResponse& answer, std::ostream& out) {
+  if (answer.queue_position() > 0) out << "place in the queue: " << answer.queue_position() << "\n";
+  if (answer.must_end_size() > 0) out << "waits for slots of: " << absl::StrJoin(answer.must_end(), " ") << "\n";
+  if (answer.has_expected_start()) {
+    const absl::Duration wait = std::max(absl::ZeroDuration(), ToTime(answer.expected_start()) - absl::Now());
+    out << "expected to start: in " << ShortDuration(wait) << "\n";
+  } else if (!answer.expected_start_unknown().empty()) {
+    out << "expected to start: not known, " << answer.expected_start_unknown() << "\n";
+  }
+}
 
 int Explain(Context& context, const std::string& name, const std::string& output) {
   const auto id = ParseJobArgument(name);
@@ -17,7 +31,7 @@ int Explain(Context& context, const std::string& name, const std::string& output
     context.streams.out << ToYaml(*answer);
   } else {
     context.streams.out << id->name() << ": " << answer->reason() << "\n";
-    if (answer->queue_position() > 0) context.streams.out << "place in the queue: " << answer->queue_position() << "\n";
+    PrintOutlook(*answer, context.streams.out);
   }
   return kExitOk;
 }

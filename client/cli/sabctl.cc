@@ -22,6 +22,9 @@ void AddCommands(CLI::App& app, Context* context) {
   AddWatch(app, context);
   AddWait(app, context);
   AddCancel(app, context);
+  AddPause(app, context);
+  AddResume(app, context);
+  AddUpdate(app, context);
   AddDelete(app, context);
   AddLogs(app, context);
   AddMetrics(app, context);
@@ -29,6 +32,7 @@ void AddCommands(CLI::App& app, Context* context) {
   AddCheckpoint(app, context);
   AddWorker(app, context);
   AddExplain(app, context);
+  AddQueue(app, context);
   AddUp(app, context);
   AddCompletion(app, context);
   AddVersion(app, context);

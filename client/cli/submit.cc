@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
+#include "client/cli/sweep.h"
 #include "common/base/status.h"
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"
@@ -133,10 +134,60 @@ void Print(Context& context, const SubmitOptions& options, const v1::CreateJobRe
   out.flush();
 }
 
+// The jobs of a sweep: the file's spec with what each sets, in one group that carries a drawn name. Every one is
+// checked before the first is submitted.
+absl::StatusOr<std::vector<v1::JobSpec>> Expand(const Context& context, const v1::JobSpec& base, const Sweep& sweep) {
+  const std::string group = absl::StrCat("sweep-", RandomId(6));
+  std::vector<v1::JobSpec> specs;
+  for (const SweepPoint& point : sweep.points) {
+    v1::JobSpec& spec = specs.emplace_back(base);
+    spec.set_name(absl::StrCat(base.name(), "-", specs.size()));
+    (*spec.mutable_labels())["sweep"] = group;
+    spec.mutable_queue()->set_group(group);
+    if (sweep.max_parallel > 0) spec.mutable_queue()->set_max_parallel(sweep.max_parallel);
+    std::string values;
+    for (const auto& [field, value] : point) {
+      absl::StrAppend(&values, values.empty() ? "" : " ", field, "=", value);
+      if (absl::Status status = spec::ApplyOverride(absl::StrCat(field, "=", value), &spec); !status.ok()) {
+        return Annotate(status, absl::StrCat("sweep, ", field, ": ", value));
+      }
+      (*spec.mutable_labels())[absl::StrCat("sweep.", field.substr(field.rfind('.') + 1))] = value;
+    }
+    if (auto violations = Check(context, spec); !violations.empty()) {
+      return Annotate(InvalidFields(violations), absl::StrCat("sweep, with ", values));
+    }
+  }
+  return specs;
+}
+
+int SubmitSweep(Context& context, const SubmitOptions& options, const v1::JobSpec& base, const Sweep& sweep) {
+  if (options.watch) return context.Fail(absl::InvalidArgumentError("--watch: follows one job, not a sweep"));
+  const auto specs = Expand(context, base, sweep);
+  if (!specs.ok()) return context.Fail(specs.status());
+  for (const v1::JobSpec& spec : *specs) {
+    const auto response = context.client().CreateJob(spec, options.dry_run);
+    if (!response.ok()) return context.Fail(Annotate(response.status(), spec.name()));
+    if (options.dry_run) {
+      context.streams.out << "---\n" << spec::FormatYaml(response->job().spec());
+    } else {
+      context.streams.out << response->job().name() << "\n";
+    }
+    context.streams.out.flush();
+  }
+  const std::string& group = specs->front().queue().group();
+  if (!options.dry_run && options.output == "table" && !context.quiet) {
+    context.streams.err << specs->size() << " jobs of one sweep; list them with `sabctl list --label sweep=" << group
+                        << "`\n";
+  }
+  return kExitOk;
+}
+
 int Submit(Context& context, const SubmitOptions& options) {
   const auto text = ReadJobFile(context, options.file);
   if (!text.ok()) return context.Fail(text.status());
-  auto file = spec::ParseSpec(*text);
+  const auto split = SplitSweep(*text);
+  if (!split.ok()) return Refuse(context, options.file, split.status(), {});
+  auto file = spec::ParseSpec(split->job);
   if (!file.ok()) return Refuse(context, options.file, file.status(), {});
   for (const std::string& assignment : options.overrides) {
     if (absl::Status status = spec::ApplyOverride(assignment, &file->spec); !status.ok()) {
@@ -148,6 +199,7 @@ int Submit(Context& context, const SubmitOptions& options) {
   if (const auto violations = Check(context, file->spec); !violations.empty()) {
     return Refuse(context, options.file, InvalidFields(violations), file->lines);
   }
+  if (split->sweep.has_value()) return SubmitSweep(context, options, file->spec, *split->sweep);
   const auto response = context.client().CreateJob(file->spec, options.dry_run);
   if (!response.ok()) return Refuse(context, options.file, response.status(), file->lines);
   Print(context, options, *response);
@@ -159,7 +211,7 @@ int Submit(Context& context, const SubmitOptions& options) {
 
 void AddSubmit(CLI::App& app, Context* context) {
   auto options = std::make_shared<SubmitOptions>();
-  CLI::App* command = app.add_subcommand("submit", "Submit a job file");
+  CLI::App* command = app.add_subcommand("submit", "Submit a job file, or all jobs of its sweep");
   command->add_option("FILE", options->file, "Job file, YAML or JSON; - reads standard input")
       ->required()
       ->type_name(" ");
@@ -175,6 +227,7 @@ void AddSubmit(CLI::App& app, Context* context) {
       "  sabctl submit copy.yaml --watch\n"
       "  sabctl submit copy.yaml --set train.steps=500 --set eval.lengths=[20,40]\n"
       "  sabctl submit copy.yaml --dry-run\n"
+      "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points\n"
       "  job=$(sabctl submit copy.yaml -o name)\n"
       "  sabctl get JOB -o yaml | sabctl submit -      the same again");
   command->callback(

@@ -10,6 +10,9 @@ namespace {
 #define SAB_DEFAULT_ENUM(message, field, value) \
   if ((message)->field() == 0) (message)->set_##field(value)
 
+// From this priority on a job is not preempted unless it says that it may be.
+constexpr int64_t kFirmPriority = 25;
+
 bool HasLength(v1::TaskKind kind) {
   return kind == v1::TASK_KIND_COPY || kind == v1::TASK_KIND_ADDING || kind == v1::TASK_KIND_RECALL;
 }
@@ -87,6 +90,9 @@ void ResolveDefaults(v1::JobSpec* spec) {
   v1::QueueSpec* queue = spec->mutable_queue();
   SAB_DEFAULT(queue, priority, 50);
   SAB_DEFAULT(queue, max_restarts, 3);
+  if (queue->name().empty()) queue->set_name("default");
+  SAB_DEFAULT(queue, preemptible, queue->priority() < kFirmPriority);
+  if (!queue->after().empty()) SAB_DEFAULT_ENUM(queue, after_failure, v1::AFTER_FAILURE_KIND_FAIL);
 }
 
 #undef SAB_DEFAULT

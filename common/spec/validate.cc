@@ -14,8 +14,11 @@
 #include <set>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "common/base/ids.h"
 #include "common/spec/words.h"
 
 namespace sab::spec {
@@ -26,6 +29,7 @@ using google::protobuf::Message;
 
 constexpr int64_t kMany = 1'000'000'000;  // a bound where none is natural, so that sums and products stay in range
 constexpr int64_t kMaxLength = 100'000'000;
+constexpr int kMostAfter = 64;
 
 // Settings of which kinds of task, by path.
 bool HasLength(v1::TaskKind kind) {
@@ -341,6 +345,40 @@ class Checker {
     if (spec_.resources().has_replicas()) Range("resources.replicas", spec_.resources().replicas(), 1, 4096);
     if (spec_.queue().has_priority()) Range("queue.priority", spec_.queue().priority(), 0, 100);
     if (spec_.queue().has_max_restarts()) Range("queue.max_restarts", spec_.queue().max_restarts(), 0, 1'000'000);
+    if (const auto memory = ParseMemory(spec_.resources().min_gpu_memory()); !memory.ok()) {
+      Add("resources.min_gpu_memory", std::string(memory.status().message()));
+    } else if (*memory > 0 && spec_.resources().device() == v1::DEVICE_KIND_CPU) {
+      Add("resources.min_gpu_memory", "is for GPUs, but resources.device is cpu; remove it");
+    }
+    Queue();
+  }
+
+  void Queue() {
+    const v1::QueueSpec& queue = spec_.queue();
+    if (queue.name().size() > 63) Add("queue.name", "must have at most 63 characters");
+    if (const auto limit = ParseTimeLimit(queue.time_limit()); !limit.ok()) {
+      Add("queue.time_limit", std::string(limit.status().message()));
+    }
+    if (queue.after_size() > kMostAfter) {
+      return Add("queue.after", absl::StrCat("must be at most ", kMostAfter, " jobs, got ", queue.after_size()));
+    }
+    std::set<std::string> seen;
+    for (int i = 0; i < queue.after_size(); ++i) {
+      const std::string field = absl::StrCat("queue.after[", i, "]");
+      if (const auto job = ParseJobName(queue.after(i)); !job.ok()) {
+        Add(field, std::string(job.status().message()));
+      } else if (!seen.insert(queue.after(i)).second) {
+        Add(field, absl::StrCat(queue.after(i), " is listed twice"));
+      }
+    }
+    if (queue.group().size() > 63) Add("queue.group", "must have at most 63 characters");
+    if (queue.has_max_parallel()) {
+      Range("queue.max_parallel", queue.max_parallel(), 1, 1'000'000);
+      if (queue.group().empty()) Add("queue.max_parallel", "bounds a group, but queue.group is not given");
+    }
+    if (queue.after().empty() && queue.after_failure() != v1::AFTER_FAILURE_KIND_UNSPECIFIED) {
+      Add("queue.after_failure", "is for jobs that run after others, but queue.after is empty; remove it");
+    }
   }
 
   void Curriculum() {
@@ -407,6 +445,29 @@ std::vector<FieldViolation> CheckPaths(const v1::JobSpec& spec) {
   CheckPath("eval.path", spec.eval().path(), &violations);
   CheckPath("eval.labels_path", spec.eval().labels_path(), &violations);
   return violations;
+}
+
+absl::StatusOr<int64_t> ParseMemory(std::string_view text) {
+  constexpr std::pair<const char*, int> kUnits[] = {{"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
+  if (text.empty()) return 0;
+  for (const auto& [unit, shift] : kUnits) {
+    absl::string_view number(text.data(), text.size());
+    int64_t count = 0;
+    if (!absl::ConsumeSuffix(&number, unit) || !absl::SimpleAtoi(number, &count)) continue;
+    if (count >= 1 && count <= int64_t{1} << (50 - shift)) return count << shift;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("must be a whole number with MiB, GiB or TiB, for example 40GiB, got \"", std::string(text), "\""));
+}
+
+absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text) {
+  absl::Duration limit = absl::InfiniteDuration();
+  if (text.empty()) return limit;
+  if (absl::ParseDuration(std::string(text), &limit) && limit >= absl::Seconds(1) && limit <= absl::Hours(24 * 3650)) {
+    return limit;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("must be a duration of at least 1s, for example 90s or 2h30m, got \"", std::string(text), "\""));
 }
 
 }  // namespace sab::spec

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/status.h"
 #include "sab/v1/spec.pb.h"
 
@@ -32,6 +33,12 @@ struct Condition {
 };
 // InvalidArgument shows the form expected.
 absl::StatusOr<Condition> ParseCondition(std::string_view text);
+
+// "40GiB" in bytes; 0 for "". InvalidArgument shows the form expected.
+absl::StatusOr<int64_t> ParseMemory(std::string_view text);
+
+// "2h30m"; InfiniteDuration for "". InvalidArgument shows the form expected.
+absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text);
 
 // Metrics that evaluation of a task reports and a condition may name: loss always; accuracy, ce10 (copy), bits (text),
 // mse (adding) …

@@ -16,7 +16,9 @@ struct Stopped {};
 
 // Sums of a pass as numbers to add over ranks. The largest norm is not a sum: every rank puts its own into a place of
 // its own.
-constexpr int64_t kSummed = 6;
+// The last one counts the ranks that are asked to leave.
+constexpr int64_t kSummed = 7;
+constexpr int64_t kLeaving = 6;
 
 std::vector<double> Pack(const PassSums& sums, int rank, int world_size) {
   std::vector<double> packed(static_cast<size_t>(kSummed + world_size), 0.0);
@@ -106,6 +108,8 @@ void TrainLoop::Rejoin(Collective& collective, TrainObserver& observer) {
   collective_ = &collective;
   observer_ = &observer;
   stop_requested_ = false;
+  leave_requested_ = false;
+  leave_agreed_ = false;
   Join();
 }
 
@@ -132,6 +136,7 @@ std::string TrainLoop::Run() {
       Settle();
       if (!state_.stop_reason.empty()) return state_.stop_reason;
       if (state_.step >= config_.steps) return "steps";
+      if (leave_agreed_) return "leave";
       if (stop_requested_) return "";
       observer_->OnStep(Step());
     }
@@ -149,7 +154,7 @@ void TrainLoop::Settle() {
   if (!state_.evaluated && !state_.stop_reason.empty()) EvaluateFinalLengths();
   state_.evaluated = true;
   if (state_.saved) return;
-  if (state_.stop_reason.empty() && !Due(state_.step, config_.checkpoint_every)) return;
+  if (state_.stop_reason.empty() && !leave_agreed_ && !Due(state_.step, config_.checkpoint_every)) return;
   observer_->OnActivity(Activity::kCheckpoint);
   TrainState saved = state_;
   saved.saved = true;
@@ -313,10 +318,13 @@ void TrainLoop::CountNonfinite(double norm) {
 
 PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
   const int world_size = collective_->world_size();
+  const bool leave = leave_requested_;
+  leave_agreed_ = leave;
   if (world_size == 1) return mine;
   at::Tensor& gradients = parameters_.gradients();
   const int64_t n = gradients.numel();
-  const std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
+  std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
+  packed[kLeaving] = leave ? 1 : 0;
   at::Tensor tail = exchange_.narrow(0, n, kSummed + world_size);
   at::Tensor head = exchange_.narrow(0, 0, n);
   head.copy_(gradients);
@@ -326,6 +334,7 @@ PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
   AllReduce(exchange_, Activity::kStep);
   gradients.copy_(head);
   host.copy_(tail);
+  leave_agreed_ = host.data_ptr<double>()[kLeaving] > 0;
   return Unpack(host.data_ptr<double>(), world_size);
 }
 

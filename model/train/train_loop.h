@@ -114,8 +114,8 @@ class TrainLoop {
   // This rank has a state that all ranks had agreed on, or has trained on from one.
   bool holds_state() const { return agreed_ && holds_state_; }
 
-  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200") or
-  // RequestStop (""), and returns that reason. First the ranks agree: the newest state among them is given to all.
+  // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200"), the ranks
+  // leave ("leave", after a checkpoint) or RequestStop (""), and returns that reason. First the ranks agree: the newest state among them is given to all.
   // Equal steps are equal bits: every rank applies the same sum of gradients. Throws PermanentError after
   // max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer throw.
   std::string Run();
@@ -124,6 +124,10 @@ class TrainLoop {
   // other means. Any thread; safe in a signal handler.
   // Rejoin takes it back.
   void RequestStop() { stop_requested_ = true; }
+
+  // Makes Run of all ranks return after the same step, with a checkpoint of it, no later than the step after the
+  // present one. One rank's request is enough. Any thread. Rejoin takes it back.
+  void RequestLeave() { leave_requested_ = true; }
 
   const TrainState& state() const { return state_; }
   const Optimizer& optimizer() const { return *optimizer_; }
@@ -163,6 +167,8 @@ class TrainLoop {
   bool holds_state_ = true;
   bool agreed_ = false;
   std::atomic<bool> stop_requested_ = false;
+  std::atomic<bool> leave_requested_ = false;
+  bool leave_agreed_ = false;  // in the last step, by all ranks alike
 };
 
 }  // namespace sab::model

@@ -26,57 +26,14 @@ int64_t FruitlessInARow(const v1::Job& job) {
   return count;
 }
 
+// Stop reason of a trainer that was asked to leave.
+constexpr char kLeave[] = "leave";
+
 std::string Plural(int64_t count, absl::string_view noun) {
   return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
 }
 
 }  // namespace
-
-std::vector<WorkerView> Coordinator::WorkerViews() {
-  std::vector<WorkerView> views;
-  for (const auto& [id, worker] : workers_) {
-    const absl::Duration end = leases_.End(id);
-    if (end == -absl::InfiniteDuration()) continue;
-    WorkerView& view = views.emplace_back(WorkerView{id, end, Accepts(worker), {}});
-    for (const v1::Slot& slot : worker.view.slots()) {
-      view.slots.push_back({slot.index(), slot.device() == "cuda", !worker.occupants.contains(slot.index())});
-    }
-  }
-  return views;
-}
-
-std::vector<QueueEntry> Coordinator::Queue(bool with_delayed) {
-  const absl::Duration now = clock_->Monotonic();
-  std::vector<QueueEntry> queue;
-  for (const JobId& id : waiting_) {
-    const JobEntry& entry = jobs_.at(id);
-    if (!with_delayed && (!entry.resume_known || entry.not_before > now)) continue;
-    const v1::Job& job = entry.record.job;
-    queue.push_back({id,
-                     job.spec().queue().priority(),
-                     absl::ToUnixMicros(FromProto(job.create_time())),
-                     {job.spec().resources().replicas(), job.spec().resources().device()}});
-  }
-  return queue;
-}
-
-void Coordinator::Schedule() {
-  if (!schedule_needed_) return;
-  schedule_needed_ = false;
-  for (QueueDecision& decision : DecideQueue(Queue(/*with_delayed=*/false), WorkerViews(), clock_->Monotonic())) {
-    JobEntry& entry = jobs_.at(decision.job);
-    if (decision.gang.placements.empty()) {
-      SetReason(entry, decision.gang.reason);
-      continue;
-    }
-    if (absl::Status status = Start(entry, decision.gang.placements); !status.ok()) {
-      SetReason(entry, absl::StrCat("cannot start: ", status.message()));
-      retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
-      NeedTick();
-    }
-  }
-  RecountSlots();
-}
 
 void Coordinator::SetReason(JobEntry& entry, const std::string& reason) {
   v1::Job& job = entry.record.job;
@@ -194,6 +151,8 @@ void Coordinator::EndAttempt(JobEntry& entry, const Fault& fault) {
 }
 
 absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
+  // It was to leave anyway: what made it end sooner costs nothing.
+  if (entry.record.job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED) return Left(entry, fault.text);
   JobRecord next = entry.record;
   v1::Job& job = next.job;
   CloseAttempt(next, fault.text);
@@ -238,10 +197,12 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
 }
 
 absl::Status Coordinator::Succeed(JobEntry& entry) {
+  if (entry.active->stop_reason == kLeave) return Left(entry, "left with a checkpoint");
   JobRecord next = entry.record;
   v1::Job& job = next.job;
   CloseAttempt(next, "finished");
   job.set_state(v1::JOB_STATE_SUCCEEDED);
+  job.clear_stop_intent();
   job.set_stop_reason(entry.active->stop_reason.empty() ? "steps" : entry.active->stop_reason);
   job.set_state_reason("");
   *job.mutable_end_time() = ToProto(clock_->Now());
@@ -295,6 +256,7 @@ void Coordinator::MarkUnreachable(const WorkerId& worker) {
 void Coordinator::MarkLost(const WorkerId& worker) {
   metrics_->leases_lost.Increment();
   schedule_needed_ = true;
+  MarkChanged(worker);
   log::Warning(absl::StrCat(worker.name(), " is lost: not heard of for ", absl::FormatDuration(options_.lease)));
   for (const JobId& id : JobsOn(worker)) {
     EndAttempt(jobs_.at(id), {.text = absl::StrCat(worker.name(), " was not heard of for ",

@@ -48,12 +48,14 @@ absl::StatusOr<std::unique_ptr<Coordinator>> Coordinator::Create(Options options
 
 absl::Status Coordinator::Load() {
   SAB_ASSIGN_OR_RETURN(StoredState state, store_->Load());
+  LoadQueues();
   for (WorkerRecord& record : state.workers) {
     WorkerEntry& worker = workers_[*ParseWorkerName(record.worker.name())];
     worker.id = *ParseWorkerName(record.worker.name());
     worker.view = std::move(record.worker);
     worker.incarnation = record.incarnation;
     worker.desired_version = worker.least_known = absl::ToUnixMicros(clock_->Now());
+    MarkChanged(worker.id);
   }
   StoreChange change;
   for (JobRecord& record : state.jobs) {
@@ -71,12 +73,14 @@ absl::Status Coordinator::Load() {
   for (auto& [id, entry] : jobs_) {
     v1::Job& job = entry.record.job;
     if (IsActive(job.state())) LoadActive(entry);
+    LoadUse(job);
     if (!IsFinal(job.state())) {
       job.set_version(job.version() + kVersionGap);
       change.put_jobs.push_back(entry.record);
     }
-    if (!IsFinal(job.state()) && !IsActive(job.state())) Wait(entry);
+    if (job.state() == v1::JOB_STATE_QUEUED || job.state() == v1::JOB_STATE_RECOVERING) Wait(entry);
     uncollected_.insert(id);
+    MarkChanged(id);
     metrics_->MoveJob(v1::JOB_STATE_UNSPECIFIED, job.state());
   }
   for (auto& [request, job] : state.requests) requests_.emplace(request, JobId(job));
@@ -98,6 +102,7 @@ void Coordinator::LoadActive(JobEntry& entry) {
     worker.occupants[placement.slot()] = {entry.id, attempt.number(), placement.rank(), std::nullopt};
     // Its trainers run on: the worker gets one lease to say so.
     leases_.Renew(id, clock_->Monotonic());
+    MarkChanged(id);
     active.ranks.push_back(
         {.worker = id, .slot = placement.slot(), .told = kToldBeforeRestart, .step = attempt.start_step()});
     hosts.insert(id);
@@ -138,6 +143,11 @@ absl::Status Coordinator::Replace(JobEntry& entry, JobRecord next, StoreChange c
     uncollected_.insert(entry.id);
     hub_->Publish(kBackgroundKey);
   }
+  MarkChanged(entry.id);
+  if (auto waiting = dependents_.find(entry.id); waiting != dependents_.end() && IsFinal(entry.record.job.state())) {
+    changed_jobs_.insert(waiting->second.begin(), waiting->second.end());
+    schedule_needed_ = true;
+  }
   hub_->Publish(entry.id.name());
   return absl::OkStatus();
 }
@@ -157,6 +167,8 @@ absl::StatusOr<Coordinator::JobEntry*> Coordinator::Find(const JobId& id) {
 
 void Coordinator::Wait(JobEntry& entry) {
   waiting_.insert(entry.id);
+  MarkChanged(entry.id);
+  Watch(entry);
   entry.resume.reset();
   entry.resume_known = entry.checkpoints.empty();
   schedule_needed_ = true;
@@ -191,6 +203,7 @@ absl::Duration Coordinator::Tick() {
     JobEntry& entry = jobs_.at(delayed_.begin()->second);
     delayed_.erase(delayed_.begin());
     schedule_needed_ = true;
+    MarkChanged(entry.id);
     if (!entry.resume_known && unverified_.insert(entry.id).second) hub_->Publish(kBackgroundKey);
   }
   while (!start_deadlines_.empty() && start_deadlines_.begin()->first <= now) {
@@ -200,8 +213,9 @@ absl::Duration Coordinator::Tick() {
     if (it != jobs_.end() && it->second.active && it->second.active->start_deadline == deadline)
       FindUnstarted(it->second);
   }
+  const absl::Duration next_job = TakeDueJobs();
   Schedule();
-  absl::Duration next = std::min(leases_.NextDeadline(), retry_at_);
+  absl::Duration next = std::min({leases_.NextDeadline(), retry_at_, next_job});
   if (!start_deadlines_.empty()) next = std::min(next, start_deadlines_.begin()->first);
   if (!delayed_.empty()) next = std::min(next, delayed_.begin()->first);
   return std::max(absl::ZeroDuration(), next - now);
@@ -248,6 +262,7 @@ bool Coordinator::VerifyOne() {
   if (verified.ok()) {
     if (!newest.name().empty()) entry.resume = newest;
     entry.resume_known = true;
+    MarkChanged(id);
     schedule_needed_ = true;
     Schedule();
     return true;

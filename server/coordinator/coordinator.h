@@ -63,6 +63,10 @@ class Coordinator {
     std::string checkpoint_dir;                        // absolute
     bool checkpoint_dir_shared = false;                // workers see it too: they are told, and upload nothing
     bool check_paths = false;                          // the spec's paths are this machine's
+    std::vector<QueueConfig> queues;                   // beside "default", unless it is among them
+    absl::Duration leave_grace =
+        absl::Minutes(2);  // for a job that is asked to leave, until it is stopped all the same
+    SchedulingOptions scheduling;
   };
   // All outlive the coordinator.
   struct Collaborators {
@@ -89,6 +93,12 @@ class Coordinator {
   absl::StatusOr<v1::Job> CancelJob(const JobId& id);
   absl::Status DeleteJob(const JobId& id);
   absl::StatusOr<v1::ExplainJobResponse> ExplainJob(const JobId& id);
+  // queue.cc
+  absl::StatusOr<v1::Job> PauseJob(const JobId& id);
+  absl::StatusOr<v1::Job> ResumeJob(const JobId& id);
+  absl::StatusOr<v1::Job> UpdateJob(const v1::UpdateJobRequest& request);
+  v1::ListQueuesResponse ListQueues();
+  absl::StatusOr<v1::Worker> DrainWorker(const WorkerId& id, bool draining, bool stop_jobs);
 
   // --- Agents (workers.cc, reports.cc). Errors as agent_service.proto says.
   // Takes in a worker's state and renews its lease. One that is not newer than the last (by sequence) is ignored.
@@ -175,6 +185,11 @@ class Coordinator {
     std::optional<v1::Checkpoint> resume;  // absent: from the beginning
     bool from_memory = false;              // Start: from the processes that survived
     std::optional<PendingRecovery> recovery;
+    // While it holds slots: when it got them (monotonic), of which attempt that is, and when it is stopped if it has
+    // been asked to leave and does not.
+    absl::Duration started;
+    int64_t started_attempt = 0;
+    absl::Duration leave_by = absl::InfiniteDuration();
   };
   // The trainer that a slot belongs to.
   struct Occupant {
@@ -216,10 +231,49 @@ class Coordinator {
   bool CollectOne();
   absl::Status Remove(const std::string& what);
 
-  // attempts.cc
+  // schedule.cc: what the scheduler knows, and what it decides. Whoever changes a job or a worker marks it.
+  void MarkChanged(const JobId& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { changed_jobs_.insert(job); }
+  void MarkChanged(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { changed_workers_.insert(worker); }
+  void LoadQueues() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LoadUse(const v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<QueueEntry> Queue(bool with_delayed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<WorkerView> WorkerViews() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RefreshCluster() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  WorkerView ViewOf(const WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RefreshWorker(const WorkerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Where the scheduler would place the request if nobody waited; empty: nowhere.
+  std::vector<RankPlacement> FindFreeSlots(const JobId& job, const GangRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RefreshJob(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsReady(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  WaitingJob WaitingView(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  RunningJob RunningView(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool UsesCuda(const v1::Attempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration LeftOfLimit(const v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration ExpectedEnd(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Decision DecideOnLive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // queue.cc: leaving, dependencies, limits.
+  // The job's attempt is to end with a checkpoint. Its intent is stored; it ends in Left.
+  absl::Status AskToLeave(JobEntry& entry, v1::StopIntent intent, const std::string& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The attempt of a job that was asked to leave has ended, `how`: PAUSED, QUEUED or FAILED by its intent.
+  absl::Status Left(JobEntry& entry, const std::string& how) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Acts on time limits and on jobs that do not leave. Returns when something is due next.
+  absl::Duration TakeDueJobs() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void StopWaiting(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckQueue(const v1::JobSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What the job still waits for among those that it runs after; empty: nothing. `broken`: one will never succeed.
+  std::string Unmet(const JobEntry& entry, bool* broken) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Watch(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Unwatch(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AwaitLeaving(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AwaitLimit(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether the job may go among those of its group that hold slots or wait for them; it does then.
+  bool EnterGroup(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveGroup(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailDependent(JobEntry& entry, const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // attempts.cc
   absl::Status Start(JobEntry& entry, const std::vector<RankPlacement>& placements)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetReason(JobEntry& entry, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -291,6 +345,17 @@ class Coordinator {
   std::map<JobId, Fault> unfinished_ ABSL_GUARDED_BY(mutex_);  // ends of attempts that the store has not taken yet
   absl::Duration retry_at_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   bool schedule_needed_ ABSL_GUARDED_BY(mutex_) = false;
+  Cluster cluster_ ABSL_GUARDED_BY(mutex_){Cluster::Options()};  // as of the last RefreshCluster
+  std::set<JobId> changed_jobs_ ABSL_GUARDED_BY(mutex_);
+  std::set<WorkerId> changed_workers_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration estimated_at_ ABSL_GUARDED_BY(mutex_);  // when the ends of running jobs were last worked out
+  std::set<std::pair<absl::Duration, JobId>> due_jobs_ ABSL_GUARDED_BY(mutex_);  // time limits, jobs that leave
+  std::map<JobId, std::set<JobId>> dependents_ ABSL_GUARDED_BY(mutex_);          // who waits for whom to succeed
+  struct Group {
+    std::set<JobId> entered;
+    std::set<std::pair<int64_t, JobId>> outside;  // (creation, job): the oldest goes in next
+  };
+  std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);  // those with a bound
 };
 
 }  // namespace sab::server

@@ -55,12 +55,13 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   spec::ResolveDefaults(job.mutable_spec());
   v1::CreateJobResponse response;
   *response.mutable_cost() = spec::EstimateCost(job.spec());
+
+  MutexLock lock(&mutex_);
   if (request.validate_only()) {
+    SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
     *response.mutable_job() = std::move(job);
     return response;
   }
-
-  MutexLock lock(&mutex_);
   if (auto it = requests_.find(request.request_id()); it != requests_.end() && !request.request_id().empty()) {
     const v1::Job& earlier = jobs_.at(it->second).record.job;
     if (!google::protobuf::util::MessageDifferencer::Equals(earlier.spec(), job.spec())) {
@@ -72,6 +73,7 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
     *response.mutable_job() = earlier;
     return response;
   }
+  SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
   JobId id(RandomId(8));
   while (jobs_.contains(id)) id = JobId(RandomId(8));
   // Later jobs are listed before earlier ones even when the wall clock stands still.
@@ -168,12 +170,11 @@ absl::StatusOr<v1::Job> Coordinator::CancelJob(const JobId& id) {
   CloseAttempt(next, "cancelled");
   next.job.set_state(v1::JOB_STATE_CANCELLED);
   next.job.set_state_reason("cancelled by a user");
+  next.job.clear_stop_intent();
   *next.job.mutable_end_time() = ToProto(clock_->Now());
   SAB_RETURN_IF_ERROR(Replace(*entry, std::move(next)));
   if (IsActive(state)) metrics_->CountAttempt("cancelled");
-  waiting_.erase(id);
-  unverified_.erase(id);
-  std::erase_if(delayed_, [&](const auto& item) { return item.second == id; });
+  StopWaiting(*entry);
   ReleaseRanks(*entry);
   schedule_needed_ = true;
   Schedule();
@@ -189,11 +190,18 @@ absl::Status Coordinator::DeleteJob(const JobId& id) {
         absl::FailedPreconditionError(absl::StrCat(id.name(), " is ", StateName(state), ": cancel it first")),
         "JOB_NOT_FINAL");
   }
+  if (auto it = dependents_.find(id); it != dependents_.end() && !it->second.empty()) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(it->second.begin()->name(), " runs after ", id.name(),
+                                                                 " and has not started: cancel it first")),
+                      "JOB_NEEDED");
+  }
   SAB_RETURN_IF_ERROR(Commit({.delete_jobs = {id}, .add_removals = {id.name()}}));
   metrics_->MoveJob(state, v1::JOB_STATE_UNSPECIFIED);
   by_time_.erase({absl::ToUnixMicros(FromProto(entry->record.job.create_time())), id});
   std::erase_if(requests_, [&](const auto& item) { return item.second == id; });
+  LeaveGroup(*entry);
   jobs_.erase(id);
+  MarkChanged(id);
   removals_.push_back(id.name());
   hub_->Publish(kBackgroundKey);
   for (const std::string& key : {id.name(), MetricsKey(id), LogsKey(id)}) hub_->Publish(key);
@@ -207,10 +215,17 @@ absl::StatusOr<v1::ExplainJobResponse> Coordinator::ExplainJob(const JobId& id) 
   v1::ExplainJobResponse response;
   response.set_reason(absl::StrCat(StateName(job.state()), job.state_reason().empty() ? "" : ": ", job.state_reason()));
   if (!waiting_.contains(id)) return response;
-  std::vector<QueueEntry> queue = Queue(/*with_delayed=*/true);
-  std::sort(queue.begin(), queue.end(), RunsBefore);
-  const auto place = std::find_if(queue.begin(), queue.end(), [&](const QueueEntry& item) { return item.job == id; });
-  response.set_queue_position(static_cast<int32_t>(place - queue.begin()) + 1);
+  RefreshCluster();
+  if (cluster_.FindWaiting(id) == nullptr) return response;  // held by something else than slots: the reason says so
+  const absl::Duration now = clock_->Monotonic();
+  const Explanation answer = Explain(&cluster_, id, now, options_.scheduling);
+  response.set_queue_position(static_cast<int32_t>(answer.position));
+  if (!answer.starts_now) response.set_reason(absl::StrCat(StateName(job.state()), ": ", Describe(answer.wait)));
+  response.set_expected_start_unknown(answer.unknown);
+  if (answer.expected_start < absl::InfiniteDuration()) {
+    *response.mutable_expected_start() = ToProto(clock_->Now() + (answer.expected_start - now));
+  }
+  for (const JobId& other : answer.must_end) response.add_must_end(other.name());
   return response;
 }
 

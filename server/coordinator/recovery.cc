@@ -70,11 +70,12 @@ std::vector<RankPlacement> Coordinator::PlaceAroundSurvivors(const JobEntry& ent
   if (homeless.empty()) return placements;
   // Others wait: who gets free slots is the queue's matter.
   if (!waiting_.empty()) return {};
-  GangRequest request{static_cast<int64_t>(homeless.size()),
-                      device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU};
-  const GangDecision found = DecideGang(request, WorkerViews(), clock_->Monotonic());
-  if (found.placements.empty()) return {};
-  for (size_t i = 0; i < homeless.size(); ++i) placements[homeless[i]] = found.placements[i];
+  GangRequest request = WaitingView(entry).request;
+  request.replicas = static_cast<int64_t>(homeless.size());
+  request.device = device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU;
+  const std::vector<RankPlacement> found = FindFreeSlots(entry.id, request);
+  if (found.empty()) return {};
+  for (size_t i = 0; i < homeless.size(); ++i) placements[homeless[i]] = found[i];
   return placements;
 }
 

@@ -63,6 +63,7 @@ bool Coordinator::Accepts(const WorkerEntry& worker) const {
 
 void Coordinator::Bump(WorkerEntry& worker) {
   ++worker.desired_version;
+  MarkChanged(worker.id);
   hub_->Publish(worker.id.name());
 }
 
@@ -84,6 +85,7 @@ absl::StatusOr<Coordinator::WorkerEntry*> Coordinator::Admit(const WorkerId& id,
   const bool known = it != workers_.end();
   if (known && request.incarnation() < it->second.incarnation) return StaleIncarnation(id);
   v1::Worker view = ViewOf(request);
+  if (known) view.set_draining(it->second.view.draining());
   const bool renewed = !known || request.incarnation() != it->second.incarnation;
   if (renewed || !SameView(it->second.view, view)) {
     SAB_RETURN_IF_ERROR(Commit({.put_workers = {{view, request.incarnation()}}}));
@@ -114,6 +116,7 @@ absl::Status Coordinator::Report(const v1::SynchronizeRequest& request) {
   const absl::Duration now = clock_->Monotonic();
   const bool was_live = leases_.IsLive(id, now);
   leases_.Renew(id, now);
+  MarkChanged(id);
   if (!was_live) {
     schedule_needed_ = true;
     NeedTick();
@@ -312,6 +315,7 @@ absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(con
     if (active.resume.has_value()) *assignment.mutable_resume_from() = *active.resume;
     assignment.set_from_memory(active.from_memory);
     assignment.set_worker_count(active.worker_count);
+    assignment.set_leave(entry.record.job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED);
   }
   response.set_desired_version(worker.desired_version);
   *response.mutable_lease() = ToProto(options_.lease);

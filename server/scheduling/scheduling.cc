@@ -1,160 +1,166 @@
 #include "server/scheduling/scheduling.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "server/scheduling/round.h"
 
 namespace sab::server {
 namespace {
 
-struct Candidate {
-  const WorkerView* worker;
-  std::vector<int32_t> free;
-};
+// An expected start is worked out for jobs with at most so many before them.
+constexpr size_t kMostForecast = 1000;
 
-struct Census {
-  int64_t total[2] = {0, 0};  // by cuda
-  int64_t free[2] = {0, 0};
-  int64_t live_workers = 0;
-};
-
-bool IsLive(const WorkerView& worker, absl::Duration now) {
-  return now < worker.lease_end;
+std::string Slots(int64_t count, bool cuda, int64_t min_memory = 0) {
+  const std::string memory =
+      cuda && min_memory > 0 ? absl::StrCat(" with at least ", min_memory >> 20, " MiB") : std::string();
+  return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots", memory);
 }
 
-Census Count(absl::Span<const WorkerView> workers, absl::Duration now) {
-  Census census;
-  for (const WorkerView& worker : workers) {
-    if (!IsLive(worker, now)) continue;
-    ++census.live_workers;
-    for (const SlotView& slot : worker.slots) {
-      ++census.total[slot.cuda];
-      if (slot.free && worker.accepts) ++census.free[slot.cuda];
-    }
-  }
-  return census;
-}
+// Free slots over time, as far as it is known.
+class Profile {
+ public:
+  Profile(absl::Duration now, int64_t free) { steps_.push_back({now, free}); }
 
-bool WantsCuda(const GangRequest& request, const Census& census) {
-  if (request.device == v1::DEVICE_KIND_CUDA) return true;
-  if (request.device == v1::DEVICE_KIND_CPU) return false;
-  return census.total[1] > 0 && census.total[1] >= request.replicas;
-}
+  // From `at` on, `count` more are free.
+  void Add(absl::Duration at, int64_t count) {
+    if (at == absl::InfiniteDuration()) return;
+    for (size_t i = Cut(std::max(at, steps_.front().at)); i < steps_.size(); ++i) steps_[i].free += count;
+  }
 
-std::string Slots(int64_t count, bool cuda) {
-  return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots");
-}
-
-std::string WaitReason(const GangRequest& request, const Census& census, bool cuda) {
-  if (census.live_workers == 0) {
-    return absl::StrCat("needs ", Slots(request.replicas, cuda), "; no worker is connected: start sab-worker");
-  }
-  if (census.total[cuda] < request.replicas) {
-    return absl::StrCat("needs ", Slots(request.replicas, cuda), "; the connected workers have ", census.total[cuda],
-                        " in all: add workers or ask for fewer resources.replicas",
-                        cuda && request.device == v1::DEVICE_KIND_CUDA ? " or resources.device auto" : "");
-  }
-  return absl::StrCat("waits for ", Slots(request.replicas - census.free[cuda], cuda), " more: needs ",
-                      request.replicas, ", ", census.free[cuda], " of ", census.total[cuda], " are free");
-}
-
-std::vector<Candidate> Candidates(absl::Span<const WorkerView> workers, absl::Duration now, bool cuda) {
-  std::vector<Candidate> candidates;
-  for (const WorkerView& worker : workers) {
-    if (!worker.accepts || !IsLive(worker, now)) continue;
-    Candidate candidate{&worker, {}};
-    for (const SlotView& slot : worker.slots) {
-      if (slot.free && slot.cuda == cuda) candidate.free.push_back(slot.index);
-    }
-    if (!candidate.free.empty()) candidates.push_back(std::move(candidate));
-  }
-  return candidates;
-}
-
-std::vector<RankPlacement> Place(std::vector<Candidate> candidates, size_t replicas) {
-  const Candidate* whole = nullptr;
-  for (const Candidate& candidate : candidates) {
-    if (candidate.free.size() < replicas) continue;
-    if (whole == nullptr || candidate.free.size() < whole->free.size() ||
-        (candidate.free.size() == whole->free.size() && candidate.worker->id < whole->worker->id)) {
-      whole = &candidate;
-    }
-  }
-  std::vector<RankPlacement> placements;
-  if (whole != nullptr) {
-    for (size_t i = 0; i < replicas; ++i) placements.push_back({whole->worker->id, whole->free[i]});
-    return placements;
-  }
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-    if (a.free.size() != b.free.size()) return a.free.size() > b.free.size();
-    return a.worker->id < b.worker->id;
-  });
-  for (const Candidate& candidate : candidates) {
-    for (int32_t slot : candidate.free) {
-      if (placements.size() < replicas) placements.push_back({candidate.worker->id, slot});
-    }
-  }
-  return placements;
-}
-
-void Occupy(const std::vector<RankPlacement>& placements, std::vector<WorkerView>& workers) {
-  for (const RankPlacement& placement : placements) {
-    for (WorkerView& worker : workers) {
-      if (worker.id != placement.worker) continue;
-      for (SlotView& slot : worker.slots) {
-        if (slot.index == placement.slot) slot.free = false;
+  // The first moment from which on `need` are free for `length`; infinite: none is known.
+  absl::Duration Earliest(int64_t need, absl::Duration length) const {
+    absl::Duration start = absl::InfiniteDuration();
+    for (const Step& step : steps_) {
+      if (start != absl::InfiniteDuration() && step.at >= start + length) return start;
+      if (step.free < need) {
+        start = absl::InfiniteDuration();
+      } else if (start == absl::InfiniteDuration()) {
+        start = step.at;
       }
     }
+    return start;
   }
+
+  void Use(absl::Duration start, absl::Duration length, int64_t count) {
+    Add(start, -count);
+    Add(start + length, count);
+  }
+
+ private:
+  struct Step {
+    absl::Duration at;
+    int64_t free;
+  };
+  size_t Cut(absl::Duration at) {
+    size_t i = steps_.size();
+    while (steps_[i - 1].at > at) --i;
+    if (steps_[i - 1].at == at) return i - 1;
+    steps_.insert(steps_.begin() + static_cast<std::ptrdiff_t>(i), {at, steps_[i - 1].free});
+    return i;
+  }
+  std::vector<Step> steps_;
+};
+
+// When the last of `order` starts if every job gets its slots in that order, or earlier where it delays none before it.
+absl::Duration Forecast(const Cluster& cluster, const Round& round, const std::vector<const WaitingJob*>& order,
+                        absl::Duration now, std::string* unknown) {
+  const GangRequest& request = order.back()->request;
+  const bool cuda = round.WantsCuda(request);
+  const int64_t min_memory = cuda ? request.min_gpu_memory : 0;
+  Profile profile(now, round.Foresee(cuda, min_memory, 0).leaving);
+  for (const auto& [key, slots] : cluster.classes()) {
+    if (slots.cuda != cuda || slots.memory < min_memory) continue;
+    for (const SlotClass::End& end : slots.ends) {
+      if (end.end > now) profile.Add(end.end, end.count);
+    }
+  }
+  absl::Duration start = absl::InfiniteDuration();
+  for (const WaitingJob* job : order) {
+    if (round.WantsCuda(job->request) != cuda) continue;
+    start = profile.Earliest(job->request.replicas, job->limit);
+    if (start == absl::InfiniteDuration()) {
+      *unknown = job == order.back() ? "nobody knows when the jobs that hold the slots end: they have no time_limit"
+                                     : absl::StrCat(job->job.name(), ", which goes before, has no known start");
+      return start;
+    }
+    profile.Use(start, job->limit, job->request.replicas);
+  }
+  return start;
 }
 
 }  // namespace
 
-GangDecision DecideGang(const GangRequest& request, absl::Span<const WorkerView> workers, absl::Duration now) {
-  const Census census = Count(workers, now);
-  GangDecision decision;
-  decision.cuda = WantsCuda(request, census);
-  decision.fits = census.total[decision.cuda] >= request.replicas;
-  if (census.free[decision.cuda] < request.replicas) {
-    decision.reason = WaitReason(request, census, decision.cuda);
-    return decision;
+std::string Describe(const Wait& wait) {
+  const GangRequest& request = wait.job->request;
+  const std::string needs = absl::StrCat("needs ", Slots(request.replicas, wait.cuda, request.min_gpu_memory));
+  const std::string of_quota = absl::StrCat("queue ", wait.job->queue, " may use ", Slots(wait.quota, wait.cuda));
+  switch (wait.kind) {
+    case WaitKind::kNoWorker:
+      return absl::StrCat(needs, "; no worker is connected: start sab-worker");
+    case WaitKind::kTooLarge:
+      return absl::StrCat(needs, "; the connected workers have ", wait.total,
+                          " in all: add workers or ask for fewer resources.replicas",
+                          wait.cuda && request.device == v1::DEVICE_KIND_CUDA ? " or resources.device auto" : "");
+    case WaitKind::kAboveQuota:
+      return absl::StrCat(needs, "; ", of_quota, " at most: ask for fewer resources.replicas or use another queue");
+    case WaitKind::kQuota:
+      return absl::StrCat("waits for the quota: ", of_quota, " and uses ", wait.in_use, "; ", needs);
+    case WaitKind::kBehindQuota:
+      return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn within the quota of queue ",
+                          wait.job->queue);
+    case WaitKind::kSlots:
+    case WaitKind::kPreempting:
+      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.replicas - wait.free), wait.cuda),
+                          " more: needs ", request.replicas, ", ", wait.free, " of ", wait.total, " are free",
+                          wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
+    case WaitKind::kBehind:
+      return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn at the next free ",
+                          wait.cuda ? "cuda" : "cpu", " slots");
   }
-  decision.placements = Place(Candidates(workers, now, decision.cuda), static_cast<size_t>(request.replicas));
-  decision.reason = absl::StrCat("starts on ", Slots(request.replicas, decision.cuda));
-  return decision;
+  return "";
 }
 
-bool RunsBefore(const QueueEntry& a, const QueueEntry& b) {
-  if (a.priority != b.priority) return a.priority > b.priority;
-  if (a.create_time != b.create_time) return a.create_time < b.create_time;
-  return a.job < b.job;
+Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& options) {
+  Round round(cluster, now, options);
+  while (round.Step() != nullptr) {
+  }
+  return std::move(round.decision());
 }
 
-std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers,
-                                       absl::Duration now) {
-  std::sort(queue.begin(), queue.end(), RunsBefore);
-  std::vector<QueueDecision> decisions;
-  decisions.reserve(queue.size());
-  JobId waiting[2];  // by cuda: the job that the slots of this kind are kept for
-  // What it counts in all, which is what is read here, does not change with placements.
-  const Census census = Count(workers, now);
-  for (const QueueEntry& entry : queue) {
-    const bool cuda = WantsCuda(entry.request, census);
-    if (!waiting[cuda].empty() && census.total[cuda] >= entry.request.replicas) {
-      decisions.push_back(
-          {entry.job,
-           {.reason = absl::StrCat("waits behind ", waiting[cuda].name(), ", which has its turn at the next free ",
-                                   cuda ? "cuda" : "cpu", " slots"),
-            .cuda = cuda,
-            .fits = true}});
-      continue;
-    }
-    GangDecision gang = DecideGang(entry.request, workers, now);
-    Occupy(gang.placements, workers);
-    if (gang.placements.empty() && gang.fits) waiting[gang.cuda] = entry.job;
-    decisions.push_back({entry.job, std::move(gang)});
+Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, const SchedulingOptions& options) {
+  SchedulingOptions deep = options;
+  deep.depth = std::numeric_limits<size_t>::max();
+  std::vector<const WaitingJob*> order;
+  Explanation answer;
+  {
+    Round round(cluster, now, deep);
+    while (order.empty() || order.back()->job != job) order.push_back(round.Step());
+    answer.position = static_cast<int64_t>(order.size());
+    const Decision& decision = round.decision();
+    answer.starts_now = !decision.starts.empty() && decision.starts.back().job == job;
+    if (!answer.starts_now) answer.wait = decision.waits.back();
   }
-  return decisions;
+  if (answer.starts_now) answer.expected_start = now;
+  if (answer.starts_now) return answer;
+  const WaitKind kind = answer.wait.kind;
+  const Round fresh(cluster, now, deep);
+  if (kind == WaitKind::kNoWorker || kind == WaitKind::kTooLarge || kind == WaitKind::kAboveQuota) {
+    answer.unknown = "it cannot start as things are";
+  } else if (kind == WaitKind::kQuota || kind == WaitKind::kBehindQuota) {
+    answer.unknown = "it waits for the quota of its queue, not for slots";
+  } else if (order.size() > kMostForecast) {
+    answer.unknown = absl::StrCat("more than ", kMostForecast, " jobs go before it");
+  } else {
+    answer.expected_start = Forecast(*cluster, fresh, order, now, &answer.unknown);
+  }
+  if (kind == WaitKind::kSlots || kind == WaitKind::kPreempting || kind == WaitKind::kBehind) {
+    const GangRequest& request = order.back()->request;
+    answer.must_end =
+        fresh.Foresee(answer.wait.cuda, answer.wait.cuda ? request.min_gpu_memory : 0, request.replicas).must_end;
+  }
+  return answer;
 }
 
 }  // namespace sab::server

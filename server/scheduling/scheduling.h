@@ -5,74 +5,82 @@
 #include <vector>
 
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "common/base/ids.h"
-#include "sab/v1/spec.pb.h"
+#include "server/scheduling/cluster.h"
 
-// Who runs where: pure functions of what they are given.
+// Who runs where: a function of (cluster, now) and nothing else. docs/SCHEDULING.md states the rules and what they
+// guarantee.
 namespace sab::server {
 
-// One slot as the scheduler sees it.
-struct SlotView {
-  int32_t index = 0;
+struct SchedulingOptions {
+  absl::Duration min_run_time = absl::Minutes(1);  // an attempt is not preempted before
+  // While nobody knows when the slots of a waiting job come free, jobs with at most this time limit may pass it.
+  absl::Duration blind_backfill = absl::Minutes(10);
+  // Jobs that cannot start are looked at in one round until there were so many (spread evenly over queues and kinds of
+  // requests, of each at least a few). Those that no worker or quota could ever hold do not count.
+  size_t depth = 256;
+};
+
+// Why a job does not start now.
+enum class WaitKind {
+  kNoWorker,     // nobody is connected
+  kTooLarge,     // more slots than the connected workers have
+  kAboveQuota,   // more slots than its queue may ever use
+  kQuota,        // its queue uses what it may
+  kBehindQuota,  // `behind`, of the same queue, waits for the quota
+  kSlots,        // it has its turn when slots come free: they are kept for it
+  kPreempting,   // the same, and jobs of lower priority have been asked to leave
+  kBehind,       // the slots are kept for `behind`, and it might delay that one
+};
+
+// Points into the cluster: good until one of its jobs changes.
+struct Wait {
+  const WaitingJob* job = nullptr;
+  WaitKind kind = WaitKind::kSlots;
+  bool cuda = false;            // the kind of slots it waits for
+  int64_t free = 0, total = 0;  // of those that it may use
+  int64_t quota = 0, in_use = 0;
+  const WaitingJob* behind = nullptr;
+};
+// In words that a user can act on.
+std::string Describe(const Wait& wait);
+
+struct Placed {
+  JobId job;
   bool cuda = false;
-  bool free = false;
+  std::vector<RankPlacement> placements;
 };
 
-// One worker. Slots are in order of index.
-struct WorkerView {
-  WorkerId id;
-  absl::Duration lease_end;  // monotonic; nothing is placed on it from then on
-  bool accepts = true;       // false: its present state is not known well enough to place anything
-  std::vector<SlotView> slots;
+struct Preemption {
+  JobId victim;
+  JobId by;
 };
 
-// What shall be placed: `replicas` slots of one kind of device.
-struct GangRequest {
-  int64_t replicas = 1;
-  v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
+struct Decision {
+  std::vector<Placed> starts;           // in the order of the queue
+  std::vector<Preemption> preemptions;  // these are to be asked to leave, with a checkpoint
+  std::vector<Wait> waits;              // of those that were looked at
 };
 
-// One rank's place; rank = position in GangDecision::placements.
-struct RankPlacement {
-  WorkerId worker;
-  int32_t slot = 0;
+// One round: what starts now, and who must leave. `cluster` is used to try placements and is as it was on return: the
+// caller carries the decision out and tells the cluster. The same cluster at the same `now` gives the same decision.
+//
+// Order: priority, then the queue's share, then creation, then id. All ranks of a job are placed or none; `auto` means
+// GPUs when the connected workers have enough of them, busy or not. A worker that holds the whole gang is preferred,
+// the one with the fewest free slots, then the lower id; else the workers with most free slots. GPUs with less memory
+// are taken first.
+Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& options);
+
+// What `sabctl explain` shows about a waiting job.
+struct Explanation {
+  int64_t position = 0;  // in the order of the queue, from 1
+  bool starts_now = false;
+  Wait wait;                    // unless it starts now
+  std::vector<JobId> must_end;  // running jobs whose slots it waits for, soonest first; at most 8
+  absl::Duration expected_start = absl::InfiniteDuration();  // monotonic; infinite: unknown
+  std::string unknown;                                       // why it is unknown
 };
-
-struct GangDecision {
-  std::vector<RankPlacement> placements;  // empty when it cannot start now
-  std::string reason;                     // why, in words a user can act on
-  bool cuda = false;                      // the kind of device it runs on or waits for
-  bool fits = false;                      // the live workers have enough such slots, free or not
-};
-
-// Chooses where the gang `request` would run: all ranks or none. `auto` means GPUs when the live workers have enough of
-// them (busy or not), CPUs otherwise. One worker that holds the whole gang is preferred, the one with the fewest free
-// slots; else the workers with most free slots, so that few take part. Pure: the same snapshot at the same `now` gives
-// the same answer; ties go to the lower worker id.
-GangDecision DecideGang(const GangRequest& request, absl::Span<const WorkerView> workers, absl::Duration now);
-
-// A job that waits for slots.
-struct QueueEntry {
-  JobId job;
-  int64_t priority = 0;     // higher first
-  int64_t create_time = 0;  // microseconds; earlier first
-  GangRequest request;
-};
-
-// Priority, then creation, then id.
-bool RunsBefore(const QueueEntry& a, const QueueEntry& b);
-
-// What becomes of one waiting job.
-struct QueueDecision {
-  JobId job;
-  GangDecision gang;
-};
-
-// Decides for all waiting jobs, in the order of the queue (`queue` need not be sorted). A job that fits the cluster but
-// must wait for busy slots keeps the jobs behind it from those of its kind of device, so that large gangs do not
-// starve; a job that cannot fit blocks no one.
-std::vector<QueueDecision> DecideQueue(std::vector<QueueEntry> queue, std::vector<WorkerView> workers,
-                                       absl::Duration now);
+// From the same round as Decide, without a limit of depth. `job` waits.
+Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, const SchedulingOptions& options);
 
 }  // namespace sab::server

@@ -82,6 +82,40 @@ grpc::Status JobService::ExplainJob(grpc::ServerContext*, const v1::ExplainJobRe
   });
 }
 
+grpc::Status JobService::PauseJob(grpc::ServerContext*, const v1::PauseJobRequest* request,
+                                  v1::PauseJobResponse* response) {
+  return Unary(context_.metrics, "PauseJob", [&]() -> absl::Status {
+    SAB_ASSIGN_OR_RETURN(const JobId id, ParseJobName(request->name()));
+    SAB_ASSIGN_OR_RETURN(*response->mutable_job(), coordinator_->PauseJob(id));
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status JobService::ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest* request,
+                                   v1::ResumeJobResponse* response) {
+  return Unary(context_.metrics, "ResumeJob", [&]() -> absl::Status {
+    SAB_ASSIGN_OR_RETURN(const JobId id, ParseJobName(request->name()));
+    SAB_ASSIGN_OR_RETURN(*response->mutable_job(), coordinator_->ResumeJob(id));
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status JobService::UpdateJob(grpc::ServerContext*, const v1::UpdateJobRequest* request,
+                                   v1::UpdateJobResponse* response) {
+  return Unary(context_.metrics, "UpdateJob", [&]() -> absl::Status {
+    SAB_ASSIGN_OR_RETURN(*response->mutable_job(), coordinator_->UpdateJob(*request));
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status JobService::ListQueues(grpc::ServerContext*, const v1::ListQueuesRequest*,
+                                    v1::ListQueuesResponse* response) {
+  return Unary(context_.metrics, "ListQueues", [&] {
+    *response = coordinator_->ListQueues();
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(grpc::CallbackServerContext*,
                                                                      const v1::WatchJobRequest* request) {
   const absl::StatusOr<JobId> id = ParseJobName(request->name());

@@ -12,6 +12,9 @@ class WorkerService final : public v1::WorkerService::Service {
   WorkerService(Coordinator* coordinator, ServiceContext context) : coordinator_(coordinator), context_(context) {}
 
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*, v1::ListWorkersResponse*) override;
+  grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest*, v1::DrainWorkerResponse*) override;
+  grpc::Status UndrainWorker(grpc::ServerContext*, const v1::UndrainWorkerRequest*,
+                             v1::UndrainWorkerResponse*) override;
 
  private:
   Coordinator* const coordinator_;

@@ -47,6 +47,12 @@ class FakeService {
   Unary<v1::GetCheckpointRequest, v1::GetCheckpointResponse> get_checkpoint;
   Stream<v1::DownloadCheckpointRequest, v1::DownloadCheckpointResponse> download_checkpoint;
   Unary<v1::ListWorkersRequest, v1::ListWorkersResponse> list_workers;
+  Unary<v1::PauseJobRequest, v1::PauseJobResponse> pause_job;
+  Unary<v1::ResumeJobRequest, v1::ResumeJobResponse> resume_job;
+  Unary<v1::UpdateJobRequest, v1::UpdateJobResponse> update_job;
+  Unary<v1::ListQueuesRequest, v1::ListQueuesResponse> list_queues;
+  Unary<v1::DrainWorkerRequest, v1::DrainWorkerResponse> drain_worker;
+  Unary<v1::UndrainWorkerRequest, v1::UndrainWorkerResponse> undrain_worker;
 
   FakeService() : jobs_(this), metrics_(this), logs_(this), checkpoints_(this), workers_(this) { Start(0); }
   ~FakeService() { Stop(); }
@@ -108,6 +114,18 @@ class FakeService {
     grpc::Status ExplainJob(Context*, const v1::ExplainJobRequest* in, v1::ExplainJobResponse* out) override {
       return fake->Answer(fake->explain_job, in, out);
     }
+    grpc::Status PauseJob(Context*, const v1::PauseJobRequest* in, v1::PauseJobResponse* out) override {
+      return fake->Answer(fake->pause_job, in, out);
+    }
+    grpc::Status ResumeJob(Context*, const v1::ResumeJobRequest* in, v1::ResumeJobResponse* out) override {
+      return fake->Answer(fake->resume_job, in, out);
+    }
+    grpc::Status UpdateJob(Context*, const v1::UpdateJobRequest* in, v1::UpdateJobResponse* out) override {
+      return fake->Answer(fake->update_job, in, out);
+    }
+    grpc::Status ListQueues(Context*, const v1::ListQueuesRequest* in, v1::ListQueuesResponse* out) override {
+      return fake->Answer(fake->list_queues, in, out);
+    }
     grpc::Status WatchJob(Context*, const v1::WatchJobRequest* in,
                           grpc::ServerWriter<v1::WatchJobResponse>* out) override {
       return fake->Answer(fake->watch_job, in, out);
@@ -155,6 +173,14 @@ class FakeService {
     grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest* in,
                              v1::ListWorkersResponse* out) override {
       return fake->Answer(fake->list_workers, in, out);
+    }
+    grpc::Status DrainWorker(grpc::ServerContext*, const v1::DrainWorkerRequest* in,
+                             v1::DrainWorkerResponse* out) override {
+      return fake->Answer(fake->drain_worker, in, out);
+    }
+    grpc::Status UndrainWorker(grpc::ServerContext*, const v1::UndrainWorkerRequest* in,
+                               v1::UndrainWorkerResponse* out) override {
+      return fake->Answer(fake->undrain_worker, in, out);
     }
     FakeService* fake;
   };

@@ -119,6 +119,90 @@ TEST_F(SabctlTest, SubmitReadsStandardInputAndOverrides) {
   EXPECT_THAT(created_[0].spec().eval().lengths(), ElementsAre(20, 40));
 }
 
+TEST_F(SabctlTest, SubmitOfASweepCreatesOneJobForEachPointInOneGroup) {
+  AcceptJobs();
+  const Result result =
+      Run({"submit", "-"}, absl::StrCat(kGoodFile, "sweep:\n  grid: {train.steps: [5, 6]}\n  max_parallel: 1\n"));
+  EXPECT_EQ(result.code, 0) << result.err;
+  ASSERT_EQ(created_.size(), 2);
+  EXPECT_EQ(created_[0].spec().name(), "copy-10-1");
+  EXPECT_EQ(created_[1].spec().train().steps(), 6);
+  EXPECT_EQ(created_[1].spec().labels().at("sweep.steps"), "6");
+  const std::string group = created_[0].spec().queue().group();
+  EXPECT_EQ(created_[1].spec().labels().at("sweep"), group);
+  EXPECT_EQ(created_[1].spec().queue().max_parallel(), 1);
+  EXPECT_THAT(result.err, HasSubstr("sabctl list --label sweep=" + group));
+}
+
+TEST_F(SabctlTest, ASweepWithABadPointSubmitsNothing) {
+  AcceptJobs();
+  const Result result = Run({"submit", "-"}, absl::StrCat(kGoodFile, "sweep:\n  grid: {train.steps: [5, -6]}\n"));
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("train.steps=-6"), HasSubstr("must be")));
+  EXPECT_THAT(created_, IsEmpty());
+  EXPECT_EQ(Run({"submit", "-"}, absl::StrCat(kGoodFile, "sweep:\n  grid: {train.stepz: [5]}\n")).code, 2);
+}
+
+TEST_F(SabctlTest, ExplainShowsWhoMustEndAndTheExpectedStart) {
+  fake_.explain_job = [](const auto&, auto* response) {
+    response->set_reason("QUEUED: waits for 1 cpu slot more");
+    response->set_queue_position(2);
+    response->add_must_end("jobs/x");
+    response->set_expected_start_unknown("jobs/x has no time_limit");
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"explain", "abc"}).out,
+            "jobs/abc: QUEUED: waits for 1 cpu slot more\nplace in the queue: 2\nwaits for slots of: jobs/x\n"
+            "expected to start: not known, jobs/x has no time_limit\n");
+}
+
+TEST_F(SabctlTest, UpdateSendsWhatWasGivenAlone) {
+  v1::UpdateJobRequest sent;
+  fake_.update_job = [&](const v1::UpdateJobRequest& request, v1::UpdateJobResponse* response) {
+    sent = request;
+    *response->mutable_job() = SomeJob();
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"update", "abc", "--priority", "60", "--time-limit", "none"}).code, 0);
+  EXPECT_EQ(sent.priority(), 60);
+  EXPECT_TRUE(sent.has_time_limit());
+  EXPECT_EQ(sent.time_limit(), "");
+  EXPECT_FALSE(sent.has_max_restarts() || sent.has_preemptible());
+}
+
+TEST_F(SabctlTest, PauseAndResumeShowWhatBecameOfEachJob) {
+  fake_.pause_job = [](const auto&, auto* response) {
+    *response->mutable_job() = SomeJob(v1::JOB_STATE_PAUSED);
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"pause", "abc", "abc"}).out, "jobs/abc PAUSED\njobs/abc PAUSED\n");
+}
+
+TEST_F(SabctlTest, QueueListShowsUseBesideTheQuota) {
+  fake_.list_queues = [](const auto&, auto* response) {
+    v1::Queue* queue = response->add_queues();
+    queue->set_name("research");
+    v1::QueueSlots* slots = queue->add_slots();
+    slots->set_device("cuda");
+    slots->set_quota(8);
+    slots->set_in_use(3);
+    return absl::OkStatus();
+  };
+  EXPECT_THAT(Run({"queue", "list"}).out, AllOf(HasSubstr("research"), HasSubstr("3 of 8")));
+}
+
+TEST_F(SabctlTest, DrainTakesTheBareIdAndMayStopJobs) {
+  v1::DrainWorkerRequest sent;
+  fake_.drain_worker = [&](const v1::DrainWorkerRequest& request, v1::DrainWorkerResponse* response) {
+    sent = request;
+    response->mutable_worker()->set_name(request.name());
+    return absl::OkStatus();
+  };
+  EXPECT_EQ(Run({"worker", "drain", "node-7", "--stop-jobs"}).out, "workers/node-7 gets no new work\n");
+  EXPECT_EQ(sent.name(), "workers/node-7");
+  EXPECT_TRUE(sent.stop_jobs());
+}
+
 TEST_F(SabctlTest, SubmitDryRunCreatesNothingAndShowsTheCost) {
   AcceptJobs();
   const Result result = Run({"submit", "-", "--dry-run"}, kGoodFile);
@@ -249,6 +333,12 @@ TEST_F(SabctlTest, NoCoordinatorIsExitCode5ForEveryCommand) {
                                              {"checkpoint", "list", "abc"},
                                              {"worker", "list"},
                                              {"explain", "abc"},
+                                             {"pause", "abc"},
+                                             {"resume", "abc"},
+                                             {"update", "abc", "--priority", "60"},
+                                             {"queue", "list"},
+                                             {"worker", "drain", "w"},
+                                             {"worker", "undrain", "w"},
                                              {"checkpoint", "download", "abc", "--to", dir_.path() + "/out"}}) {
     std::vector<std::string> arguments = command;
     arguments.insert(arguments.end(), {"--connect-timeout", "50ms"});
@@ -278,6 +368,9 @@ TEST_F(SabctlTest, WrongUsageIsExitCode2) {
                                              {"checkpoint"},
                                              {"checkpoint", "download", "abc"},
                                              {"list", "--label", "x"},
+                                             {"update", "abc"},
+                                             {"queue"},
+                                             {"worker", "drain", "Not An Id"},
                                              {"up", "--workers", "0"}}) {
     const Result result = Run(arguments);
     EXPECT_EQ(result.code, 2) << absl::StrCat(arguments.size()) << result.err;
@@ -303,6 +396,13 @@ TEST_F(SabctlTest, HelpOfEveryCommandHasExamples) {
                                                                                        {"worker"},
                                                                                        {"worker", "list"},
                                                                                        {"explain"},
+                                                                                       {"pause"},
+                                                                                       {"resume"},
+                                                                                       {"update"},
+                                                                                       {"queue"},
+                                                                                       {"queue", "list"},
+                                                                                       {"worker", "drain"},
+                                                                                       {"worker", "undrain"},
                                                                                        {"up"},
                                                                                        {"completion"},
                                                                                        {"version"}}) {

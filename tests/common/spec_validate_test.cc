@@ -232,6 +232,56 @@ TEST(ResolveDefaultsTest, WhatWasGivenStays) {
   EXPECT_FALSE(spec.model().mental_updates());
 }
 
+TEST(QueueTest, EveryViolationIsListed) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_resources()->set_device(v1::DEVICE_KIND_CPU);
+  spec.mutable_resources()->set_min_gpu_memory("40GiB");
+  spec.mutable_queue()->set_time_limit("soon");
+  spec.mutable_queue()->add_after("jobs/a");
+  spec.mutable_queue()->add_after("jobs/a");
+  spec.mutable_queue()->add_after("job b");
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : Validate(spec)) fields.push_back(violation.field);
+  EXPECT_THAT(fields,
+              testing::ElementsAre("resources.min_gpu_memory", "queue.time_limit", "queue.after[1]", "queue.after[2]"));
+}
+
+TEST(QueueTest, AfterFailureNeedsAJobToRunAfter) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_queue()->set_after_failure(v1::AFTER_FAILURE_KIND_HOLD);
+  ASSERT_EQ(Validate(spec).size(), 1);
+  spec.mutable_queue()->add_after("jobs/a");
+  EXPECT_TRUE(Validate(spec).empty());
+}
+
+TEST(QueueTest, JobsOfLowPriorityMayBePreemptedUnlessTheySayNo) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_queue()->set_priority(24);
+  ResolveDefaults(&spec);
+  EXPECT_TRUE(spec.queue().preemptible());
+  EXPECT_EQ(spec.queue().name(), "default");
+  spec = Minimal();
+  spec.mutable_queue()->set_priority(24);
+  spec.mutable_queue()->set_preemptible(false);
+  ResolveDefaults(&spec);
+  EXPECT_FALSE(spec.queue().preemptible());
+  spec = Minimal();
+  ResolveDefaults(&spec);
+  EXPECT_FALSE(spec.queue().preemptible());
+}
+
+TEST(QueueTest, MemoryAndTimeLimitsAreRead) {
+  EXPECT_EQ(*ParseMemory("40GiB"), int64_t{40} << 30);
+  EXPECT_EQ(*ParseMemory("512MiB"), int64_t{512} << 20);
+  EXPECT_EQ(*ParseMemory(""), 0);
+  for (const char* text : {"40", "GiB", "-1GiB", "0GiB", "1.5GiB", "40 GB", "99999999999TiB"}) {
+    EXPECT_FALSE(ParseMemory(text).ok()) << text;
+  }
+  EXPECT_EQ(*ParseTimeLimit("2h30m"), absl::Minutes(150));
+  EXPECT_EQ(*ParseTimeLimit(""), absl::InfiniteDuration());
+  for (const char* text : {"0s", "-1h", "2", "inf", "1 day", "100ms"}) EXPECT_FALSE(ParseTimeLimit(text).ok()) << text;
+}
+
 TEST(ConditionTest, ReadsEveryOperator) {
   const auto at_least = ParseCondition("accuracy >= 0.999");
   ASSERT_TRUE(at_least.ok());

@@ -416,6 +416,38 @@ TEST(TrainLoopTest, AStopRequestEndsItAfterThePresentStep) {
   EXPECT_TRUE(trainer.recorder.checkpoints.empty());
 }
 
+TEST(TrainLoopTest, AJobThatIsAskedToLeaveDoesSoAfterThatStepWithACheckpoint) {
+  Settings settings;
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.recorder.on_step = [&](const StepReport& report) {
+    if (report.step == 2) trainer.loop.RequestLeave();
+  };
+  EXPECT_EQ(trainer.loop.Run(), "leave");
+  EXPECT_EQ(trainer.loop.state().step, 3);
+  ASSERT_EQ(trainer.recorder.checkpoints.size(), 1);
+  EXPECT_EQ(trainer.recorder.checkpoints[0].state.step, 3);
+  EXPECT_EQ(trainer.recorder.checkpoints[0].state.stop_reason, "");
+}
+
+TEST(TrainLoopTest, AllRanksLeaveAfterTheSameStepWhicheverIsAsked) {
+  for (int asked = 0; asked < 2; ++asked) {
+    std::vector<int64_t> steps(2);
+    RunRanks(
+        2, Settings(),
+        [&](int rank, Trainer& trainer) {
+          steps[static_cast<size_t>(rank)] = trainer.loop.state().step;
+          EXPECT_EQ(trainer.recorder.checkpoints.back().state.step, trainer.loop.state().step);
+        },
+        [&](int rank, Trainer& trainer) {
+          trainer.recorder.on_step = [&trainer, leaves = rank == asked](const StepReport& report) {
+            if (leaves && report.step == 5) trainer.loop.RequestLeave();
+          };
+        });
+    EXPECT_EQ(steps, std::vector<int64_t>({6, 6}));
+  }
+}
+
 TEST(TrainLoopTest, AConditionOnAFigureThatTheTaskLacksIsRefused) {
   Settings settings;
   settings.train.stop_when = Condition{"bits", Condition::Op::kBelow, 1};

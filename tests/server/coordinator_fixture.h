@@ -37,7 +37,10 @@ class CoordinatorFixture : public ::testing::Test {
     log_store_ = std::make_unique<LogStore>(dir_.path() + "/state/logs");
     metrics_ = std::make_unique<CoordinatorMetrics>(std::make_shared<prometheus::Registry>());
     auto coordinator =
-        Coordinator::Create({.lease = kLease, .checkpoint_dir = checkpoint_dir(), .checkpoint_dir_shared = true},
+        Coordinator::Create({.lease = kLease,
+                             .checkpoint_dir = checkpoint_dir(),
+                             .checkpoint_dir_shared = true,
+                             .queues = queues_},
                             {.store = store_.get(),
                              .metric_store = metric_store_.get(),
                              .log_store = log_store_.get(),
@@ -134,6 +137,7 @@ class CoordinatorFixture : public ::testing::Test {
 
   TempDir dir_;
   FakeClock clock_;
+  std::vector<QueueConfig> queues_;  // of the next Start
   ChangeHub hub_;
   std::unique_ptr<CoordinatorMetrics> metrics_;
   std::unique_ptr<Store> store_;

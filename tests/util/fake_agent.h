@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -51,6 +52,15 @@ class FakeAgent {
       }
     }
     trainers_ = std::move(next);
+  }
+
+  // Every trainer does `steps` more; with `last` done it has succeeded.
+  void Train(int64_t steps, int64_t last) {
+    for (auto& [key, trainer] : trainers_) {
+      trainer.set_step(std::min(last, trainer.step() + steps));
+      trainer.set_phase(trainer.step() == last ? v1::TRAINER_PHASE_SUCCEEDED : v1::TRAINER_PHASE_TRAINING);
+      trainer.set_stop_reason(trainer.step() == last ? "steps" : "");
+    }
   }
 
   // The agent's process was killed and started again: its trainers are gone.

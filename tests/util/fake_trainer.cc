@@ -86,7 +86,9 @@ class FakeTrainer {
     request.set_failure(failure);
     request.set_permanent(permanent);
     v1::ReportProgressResponse response;
-    return Call(&v1::TrainerService::Stub::ReportProgress, std::move(request), &response);
+    const absl::Status status = Call(&v1::TrainerService::Stub::ReportProgress, std::move(request), &response);
+    leave_ = leave_ || response.leave();
+    return status;
   }
 
   absl::Status Meet() {
@@ -127,7 +129,8 @@ class FakeTrainer {
       ++step_;
       SAB_RETURN_IF_ERROR(Misbehave());
       SAB_ASSIGN_OR_RETURN(const bool stop, AfterStep(&stop_reason));
-      if (stop) break;
+      if (leave_) stop_reason = "leave";
+      if (stop || leave_) break;
     }
     SAB_RETURN_IF_ERROR(Checkpoint());
     return Report(v1::TRAINER_PHASE_SUCCEEDED, {}, stop_reason);
@@ -215,6 +218,7 @@ class FakeTrainer {
   v1::GetAssignmentResponse reply_;
   int64_t step_ = 0;
   int64_t last_checkpoint_ = -1;
+  bool leave_ = false;
 };
 
 // A standby waits to be told which trainer it is.

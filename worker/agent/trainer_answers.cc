@@ -165,11 +165,12 @@ absl::Status TrainerManager::PublishRendezvous(const v1::TrainerId& id, const st
   return absl::OkStatus();
 }
 
-absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& request) {
-  bool news = false;
+absl::StatusOr<bool> TrainerManager::ReportProgress(const v1::ReportProgressRequest& request) {
+  bool news = false, leave = false;
   {
     MutexLock lock(&mutex_);
     SAB_ASSIGN_OR_RETURN(const auto trainer, WantedLocked(request.id()));
+    leave = trainer->assignment.leave();
     const auto interrupted = [](const v1::TrainerPulse& pulse) {
       return pulse.activity() == v1::TRAINER_ACTIVITY_INTERRUPTED;
     };
@@ -200,7 +201,7 @@ absl::Status TrainerManager::ReportProgress(const v1::ReportProgressRequest& req
     if (settled) FillStandbysLocked();
   }
   if (news) changed_();
-  return absl::OkStatus();
+  return leave;
 }
 
 absl::Status TrainerManager::PublishCheckpoint(const v1::PublishCheckpointRequest& request) {

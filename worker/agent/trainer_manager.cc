@@ -161,8 +161,9 @@ void TrainerManager::Apply(const v1::SynchronizeResponse& response, int64_t sequ
     FillStandbysLocked();
     for (const v1::TrainerAssignment& assignment : desired_) {
       const std::shared_ptr<Trainer> trainer = FindLocked(TrainerKey::Of(assignment.id()));
-      if (trainer == nullptr || trainer->ended || assignment.rendezvous().empty() || assignment.id().rank() == 0)
-        continue;
+      if (trainer == nullptr || trainer->ended) continue;
+      trainer->assignment.set_leave(assignment.leave());
+      if (assignment.rendezvous().empty() || assignment.id().rank() == 0) continue;
       trainer->rendezvous = assignment.rendezvous();
       AnswerWaitsLocked(trainer.get(), &answers);
     }

@@ -82,7 +82,8 @@ class TrainerManager : public ProcessEvents {
   int64_t AwaitRendezvous(const v1::TrainerId& id, RendezvousAnswer answer);
   void CancelWait(int64_t token);
   absl::Status PublishRendezvous(const v1::TrainerId& id, const std::string& rendezvous);
-  absl::Status ReportProgress(const v1::ReportProgressRequest& request);
+  // True: the trainer is to leave, with a checkpoint.
+  absl::StatusOr<bool> ReportProgress(const v1::ReportProgressRequest& request);
   absl::Status PublishCheckpoint(const v1::PublishCheckpointRequest& request);
 
   // ProcessEvents.

@@ -89,8 +89,10 @@ grpc::ServerUnaryReactor* TrainerServiceImpl::PublishRendezvous(grpc::CallbackSe
 
 grpc::ServerUnaryReactor* TrainerServiceImpl::ReportProgress(grpc::CallbackServerContext* context,
                                                              const v1::ReportProgressRequest* request,
-                                                             v1::ReportProgressResponse*) {
-  return Answer(context, manager_->ReportProgress(*request));
+                                                             v1::ReportProgressResponse* response) {
+  const absl::StatusOr<bool> leave = manager_->ReportProgress(*request);
+  if (leave.ok()) response->set_leave(*leave);
+  return Answer(context, leave.status());
 }
 
 grpc::ServerUnaryReactor* TrainerServiceImpl::PublishCheckpoint(grpc::CallbackServerContext* context,

@@ -68,9 +68,9 @@ absl::StatusOr<std::string> AgentClient::AwaitRendezvous(absl::Duration timeout)
   return response->rendezvous();
 }
 
-absl::Status AgentClient::ReportProgress(v1::ReportProgressRequest request) {
+absl::StatusOr<v1::ReportProgressResponse> AgentClient::ReportProgress(v1::ReportProgressRequest request) {
   *request.mutable_id() = id_;
-  return Call<v1::ReportProgressResponse>(&v1::TrainerService::Stub::ReportProgress, request, kOneTry, false).status();
+  return Call<v1::ReportProgressResponse>(&v1::TrainerService::Stub::ReportProgress, request, kOneTry, false);
 }
 
 absl::Status AgentClient::PublishCheckpoint(const v1::Checkpoint& checkpoint) {

@@ -28,7 +28,7 @@ class AgentClient {
   // Waits for rank 0, up to `timeout`.
   absl::StatusOr<std::string> AwaitRendezvous(absl::Duration timeout);
   // One try; `id` is filled in.
-  absl::Status ReportProgress(v1::ReportProgressRequest request);
+  absl::StatusOr<v1::ReportProgressResponse> ReportProgress(v1::ReportProgressRequest request);
   absl::Status PublishCheckpoint(const v1::Checkpoint& checkpoint);
 
  private:

@@ -18,7 +18,7 @@ namespace sab::trainer {
 class Reporter {
  public:
   struct Options {
-    std::function<absl::Status(const v1::ReportProgressRequest&)> send;  // AgentClient::ReportProgress
+    std::function<absl::Status(const v1::ReportProgressRequest&)> send;  // by AgentClient::ReportProgress
     // Called on the reporter's thread, once, with the reason: the agent answered ABORTED (`unwanted`), or none answered
     // for `patience`.
     std::function<void(const std::string& reason, bool unwanted)> on_lost;

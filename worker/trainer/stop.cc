@@ -40,4 +40,17 @@ void StopRequest::SetAction(std::function<void()> action) {
   if (requested_ && action_) action_();
 }
 
+void StopRequest::RequestLeave() {
+  const MutexLock lock(&mutex_);
+  if (leave_requested_) return;
+  leave_requested_ = true;
+  if (leave_action_) leave_action_();
+}
+
+void StopRequest::SetLeaveAction(std::function<void()> action) {
+  const MutexLock lock(&mutex_);
+  leave_action_ = std::move(action);
+  if (leave_requested_ && leave_action_) leave_action_();
+}
+
 }  // namespace sab::trainer

@@ -23,12 +23,18 @@ class StopRequest {
   // back. An empty action takes the last one away: when that returns it is not running and will not.
   void SetAction(std::function<void()> action) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // The wish that it leaves in its own time, with a checkpoint. The same rules.
+  void RequestLeave() ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetLeaveAction(std::function<void()> action) ABSL_LOCKS_EXCLUDED(mutex_);
+
  private:
   mutable Mutex mutex_;
   CondVar changed_;
   bool requested_ ABSL_GUARDED_BY(mutex_) = false;
   std::string reason_ ABSL_GUARDED_BY(mutex_);
   std::function<void()> action_ ABSL_GUARDED_BY(mutex_);
+  bool leave_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  std::function<void()> leave_action_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace sab::trainer

@@ -136,8 +136,12 @@ class Interruption {
       loop.RequestStop();
       collective.Abort();
     });
+    stop_.SetLeaveAction([&loop] { loop.RequestLeave(); });
   }
-  ~Interruption() { stop_.SetAction(nullptr); }
+  ~Interruption() {
+    stop_.SetAction(nullptr);
+    stop_.SetLeaveAction(nullptr);
+  }
 
  private:
   StopRequest& stop_;

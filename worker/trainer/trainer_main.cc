@@ -132,7 +132,12 @@ class Process {
       log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
       return {kFailed, std::nullopt};
     }
-    Reporter reporter({.send = [&](const v1::ReportProgressRequest& request) { return agent.ReportProgress(request); },
+    const auto send = [&](const v1::ReportProgressRequest& request) {
+      const auto response = agent.ReportProgress(request);
+      if (response.ok() && response->leave()) interruption.RequestLeave();
+      return response.status();
+    };
+    Reporter reporter({.send = send,
                        .on_lost = [&](const std::string& reason,
                                       bool unwanted) { (unwanted ? interruption : stop_).Request(reason); },
                        .pulse = [&] { return pulse_.Read(); }});

@@ -1,0 +1,245 @@
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "common/spec/validate.h"
+#include "server/coordinator/coordinator.h"
+#include "server/coordinator/text.h"
+
+namespace sab::server {
+namespace {
+
+constexpr absl::Duration kRetry = absl::Seconds(1);
+// The ends of running jobs are worked out anew at most so often.
+constexpr absl::Duration kEstimateInterval = absl::Seconds(10);
+// Fewer steps than this say nothing about a job's pace.
+constexpr int64_t kLeastSteps = 10;
+
+std::string QueueName(const v1::JobSpec& spec) {
+  return spec.queue().name().empty() ? "default" : spec.queue().name();
+}
+
+}  // namespace
+
+void Coordinator::LoadQueues() {
+  const absl::Duration now = clock_->Monotonic();
+  cluster_.PutQueue(QueueConfig{}, now);
+  for (const QueueConfig& queue : options_.queues) cluster_.PutQueue(queue, now);
+}
+
+bool Coordinator::UsesCuda(const v1::Attempt& attempt) {
+  if (attempt.placements().empty()) return false;
+  const auto id = ParseWorkerName(attempt.placements(0).worker());
+  const auto worker = id.ok() ? workers_.find(*id) : workers_.end();
+  if (worker == workers_.end()) return false;
+  for (const v1::Slot& slot : worker->second.view.slots()) {
+    if (slot.index() == attempt.placements(0).slot()) return slot.device() == "cuda";
+  }
+  return false;
+}
+
+// The store holds every attempt, so that the use of a queue need not be stored beside them.
+void Coordinator::LoadUse(const v1::Job& job) {
+  const absl::Duration now = clock_->Monotonic();
+  const auto monotonic = [&](const google::protobuf::Timestamp& time) {
+    return now - std::max(absl::ZeroDuration(), clock_->Now() - FromProto(time));
+  };
+  for (const v1::Attempt& attempt : job.attempts()) {
+    cluster_.AddUse(QueueName(job.spec()),
+                    {.cuda = UsesCuda(attempt),
+                     .slots = attempt.placements_size(),
+                     .from = monotonic(attempt.start_time()),
+                     .until = attempt.has_end_time() ? monotonic(attempt.end_time()) : now},
+                    now);
+  }
+}
+
+absl::Duration Coordinator::LeftOfLimit(const v1::Job& job) {
+  const auto limit = spec::ParseTimeLimit(job.spec().queue().time_limit());
+  if (!limit.ok() || *limit == absl::InfiniteDuration()) return absl::InfiniteDuration();
+  absl::Duration used;
+  for (const v1::Attempt& attempt : job.attempts()) {
+    const absl::Time end = attempt.has_end_time() ? FromProto(attempt.end_time()) : clock_->Now();
+    used += std::max(absl::ZeroDuration(), end - FromProto(attempt.start_time()));
+  }
+  return std::max(absl::ZeroDuration(), *limit - used);
+}
+
+// By the pace of the present attempt, and no later than the time limit. Infinite: unknown.
+absl::Duration Coordinator::ExpectedEnd(const JobEntry& entry) {
+  const v1::Job& job = entry.record.job;
+  const absl::Duration now = clock_->Monotonic();
+  if (job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED) return now;
+  const absl::Duration by_limit = now + LeftOfLimit(job);
+  const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
+  const int64_t done = attempt.last_step() - attempt.start_step();
+  if (!attempt.has_first_step_time() || done < kLeastSteps) return by_limit;
+  const absl::Duration ran = clock_->Now() - FromProto(attempt.first_step_time());
+  const auto left = static_cast<double>(std::max<int64_t>(0, job.spec().train().steps() - attempt.last_step()));
+  return std::min(by_limit, now + std::max(absl::ZeroDuration(), ran) * (left / static_cast<double>(done)));
+}
+
+// False for a job that waits for something else than slots; its reason is set then.
+bool Coordinator::IsReady(JobEntry& entry) {
+  bool broken = false;
+  const std::string unmet = Unmet(entry, &broken);
+  if (unmet.empty()) {
+    if (EnterGroup(entry)) return entry.resume_known && entry.not_before <= clock_->Monotonic();
+    SetReason(entry, absl::StrCat("waits for others of group ", entry.record.job.spec().queue().group(), ": at most ",
+                                  entry.record.job.spec().queue().max_parallel(), " at a time"));
+    return false;
+  }
+  if (broken && entry.record.job.spec().queue().after_failure() != v1::AFTER_FAILURE_KIND_HOLD) {
+    FailDependent(entry, unmet);
+  } else {
+    SetReason(entry, broken ? absl::StrCat("held: ", unmet, "; `sabctl resume` starts it all the same") : unmet);
+  }
+  return false;
+}
+
+WaitingJob Coordinator::WaitingView(const JobEntry& entry) {
+  const v1::Job& job = entry.record.job;
+  const auto memory = spec::ParseMemory(job.spec().resources().min_gpu_memory());
+  return {.job = entry.id,
+          .queue = QueueName(job.spec()),
+          .priority = job.spec().queue().priority(),
+          .create_time = absl::ToUnixMicros(FromProto(job.create_time())),
+          .request = {.replicas = job.spec().resources().replicas(),
+                      .device = job.spec().resources().device(),
+                      .min_gpu_memory = memory.ok() ? *memory : 0},
+          .limit = LeftOfLimit(job)};
+}
+
+RunningJob Coordinator::RunningView(JobEntry& entry) {
+  const v1::Job& job = entry.record.job;
+  const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
+  if (entry.started_attempt != attempt.number()) {
+    entry.started_attempt = attempt.number();
+    entry.started =
+        clock_->Monotonic() - std::max(absl::ZeroDuration(), clock_->Now() - FromProto(attempt.start_time()));
+    AwaitLimit(entry);
+    Unwatch(entry);
+    // A coordinator that starts finds it leaving.
+    if (job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED && entry.leave_by == absl::InfiniteDuration()) {
+      AwaitLeaving(entry);
+    }
+  }
+  RunningJob view{.job = entry.id,
+                  .queue = QueueName(job.spec()),
+                  .priority = job.spec().queue().priority(),
+                  .preemptible = job.spec().queue().preemptible(),
+                  .cuda = UsesCuda(attempt),
+                  .start = entry.started,
+                  .expected_end = ExpectedEnd(entry),
+                  .stopping = job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED,
+                  .placements = {}};
+  for (const Rank& rank : entry.active->ranks) view.placements.push_back({rank.worker, rank.slot});
+  return view;
+}
+
+WorkerView Coordinator::ViewOf(const WorkerEntry& worker) {
+  WorkerView view{.id = worker.id, .accepts = Accepts(worker), .draining = worker.view.draining(), .slots = {}};
+  for (const v1::Slot& slot : worker.view.slots()) {
+    view.slots.push_back({.index = slot.index(),
+                          .cuda = slot.device() == "cuda",
+                          .free = !worker.occupants.contains(slot.index()),
+                          .memory_bytes = slot.memory_bytes()});
+  }
+  std::sort(view.slots.begin(), view.slots.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
+  return view;
+}
+
+void Coordinator::RefreshWorker(const WorkerId& id) {
+  const auto it = workers_.find(id);
+  if (it == workers_.end() || !leases_.IsLive(id, clock_->Monotonic())) return cluster_.RemoveWorker(id);
+  cluster_.PutWorker(ViewOf(it->second));
+}
+
+std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobId& job, const GangRequest& request) {
+  const absl::Duration now = clock_->Monotonic();
+  Cluster free_slots{Cluster::Options()};
+  for (const auto& [id, worker] : workers_) {
+    if (leases_.IsLive(id, now)) free_slots.PutWorker(ViewOf(worker));
+  }
+  free_slots.PutWaiting({.job = job, .request = request}, now);
+  Decision decision = Decide(&free_slots, now, options_.scheduling);
+  return decision.starts.empty() ? std::vector<RankPlacement>() : std::move(decision.starts.front().placements);
+}
+
+void Coordinator::RefreshJob(const JobId& id) {
+  const absl::Duration now = clock_->Monotonic();
+  const auto it = jobs_.find(id);
+  if (it == jobs_.end()) return cluster_.RemoveJob(id, now);
+  JobEntry& entry = it->second;
+  if (entry.active.has_value()) {
+    EnterGroup(entry);
+    return cluster_.PutRunning(RunningView(entry), now);
+  }
+  if (!waiting_.contains(id)) LeaveGroup(entry);
+  if (waiting_.contains(id) && IsReady(entry)) return cluster_.PutWaiting(WaitingView(entry), now);
+  cluster_.RemoveJob(id, now);
+}
+
+void Coordinator::RefreshCluster() {
+  const absl::Duration now = clock_->Monotonic();
+  if (now - estimated_at_ >= kEstimateInterval) {
+    estimated_at_ = now;
+    for (const auto& [id, entry] : jobs_) {
+      if (entry.active.has_value()) MarkChanged(id);
+    }
+  }
+  for (const WorkerId& id : std::exchange(changed_workers_, {})) RefreshWorker(id);
+  // A job that fails because of another may fail a third.
+  while (!changed_jobs_.empty()) {
+    for (const JobId& id : std::exchange(changed_jobs_, {})) RefreshJob(id);
+  }
+}
+
+// A lease may have ended since its worker was last looked at: nothing is placed on that one.
+Decision Coordinator::DecideOnLive() {
+  const absl::Duration now = clock_->Monotonic();
+  while (true) {
+    RefreshCluster();
+    Decision decision = Decide(&cluster_, now, options_.scheduling);
+    for (const Placed& placed : decision.starts) {
+      for (const RankPlacement& place : placed.placements) {
+        if (!leases_.IsLive(place.worker, now)) MarkChanged(place.worker);
+      }
+    }
+    if (changed_workers_.empty()) return decision;
+  }
+}
+
+void Coordinator::Schedule() {
+  if (!schedule_needed_) return;
+  schedule_needed_ = false;
+  const absl::Duration begin = clock_->Monotonic();
+  const Decision decision = DecideOnLive();
+  metrics_->schedule_seconds.Observe(absl::ToDoubleSeconds(clock_->Monotonic() - begin));
+  // First: what waits points into the cluster.
+  for (const server::Wait& wait : decision.waits) SetReason(jobs_.at(wait.job->job), Describe(wait));
+  for (const Placed& placed : decision.starts) {
+    JobEntry& entry = jobs_.at(placed.job);
+    if (absl::Status status = Start(entry, placed.placements); !status.ok()) {
+      SetReason(entry, absl::StrCat("cannot start: ", status.message()));
+      MarkChanged(entry.id);
+      retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
+      NeedTick();
+    }
+  }
+  for (const Preemption& preemption : decision.preemptions) {
+    JobEntry& victim = jobs_.at(preemption.victim);
+    if (absl::Status status = AskToLeave(victim, v1::STOP_INTENT_PREEMPT,
+                                         absl::StrCat("makes room for ", preemption.by.name(),
+                                                      ", which has a higher priority; writes a checkpoint first"));
+        !status.ok()) {
+      log::Warning(absl::StrCat("cannot preempt ", preemption.victim.name(), ": ", status.message()));
+    }
+  }
+  // What has started counts from now on: its use, its expected end, its time limit.
+  RefreshCluster();
+  RecountSlots();
+}
+
+}  // namespace sab::server

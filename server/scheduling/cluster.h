@@ -1,0 +1,233 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/node_hash_map.h"
+#include "absl/time/time.h"
+#include "common/base/ids.h"
+#include "sab/v1/spec.pb.h"
+
+// What the scheduler knows: workers, jobs and queues, kept as indexes that a change touches where it must and nowhere
+// else. Times are monotonic.
+namespace sab::server {
+
+// One slot as the scheduler sees it.
+struct SlotView {
+  int32_t index = 0;
+  bool cuda = false;
+  bool free = false;
+  int64_t memory_bytes = 0;  // of the GPU; what a CPU slot has is not looked at
+  friend bool operator==(const SlotView&, const SlotView&) = default;
+};
+
+// One worker that is connected. Slots are in order of index.
+struct WorkerView {
+  WorkerId id;
+  bool accepts = true;    // false: its present state is not known well enough to place anything
+  bool draining = false;  // nothing is placed on it, and nobody waits for its slots
+  std::vector<SlotView> slots;
+};
+
+// What shall be placed: `replicas` slots of one kind of device.
+struct GangRequest {
+  int64_t replicas = 1;
+  v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
+  int64_t min_gpu_memory = 0;  // bytes; GPUs with less are not taken
+};
+
+// One rank's place; rank = position in a vector of them.
+struct RankPlacement {
+  WorkerId worker;
+  int32_t slot = 0;
+};
+
+// A queue: who may use how much, and who goes first among equal priorities.
+struct QueueConfig {
+  std::string name = "default";
+  double weight = 1;                                 // share of the cluster relative to other queues
+  std::array<std::optional<int64_t>, 2> quota = {};  // most slots in use at a time; [0] cpu, [1] cuda
+  int64_t max_priority = 100;                        // jobs may ask for no more
+};
+
+// A job that waits for slots.
+struct WaitingJob {
+  JobId job;
+  std::string queue = "default";
+  int64_t priority = 50;    // higher first
+  int64_t create_time = 0;  // microseconds; earlier first
+  GangRequest request;
+  absl::Duration limit = absl::InfiniteDuration();  // it ends for sure within so long after its start
+};
+
+// A job that holds slots.
+struct RunningJob {
+  JobId job;
+  std::string queue = "default";
+  int64_t priority = 50;
+  bool preemptible = false;
+  bool cuda = false;                                       // the kind of its slots
+  absl::Duration start;                                    // of this attempt
+  absl::Duration expected_end = absl::InfiniteDuration();  // infinite: unknown
+  bool stopping = false;                                   // it has been asked to leave
+  std::vector<RankPlacement> placements;
+};
+
+// Slots that are worth the same: one kind of device, one size of memory.
+struct SlotClass;
+struct ClusterWorker;
+struct ClusterQueue;
+
+// A running job and where it counts.
+struct ClusterJob {
+  RunningJob view;
+  ClusterQueue* queue = nullptr;
+  std::map<SlotClass*, int64_t> counted;  // slots on workers that are connected and not draining
+};
+
+struct ById {
+  bool operator()(const ClusterWorker* a, const ClusterWorker* b) const;
+  bool operator()(const ClusterJob* a, const ClusterJob* b) const { return a->view.job < b->view.job; }
+};
+
+struct LeavesBefore {
+  // The lowest priority, then the latest start, then id.
+  bool operator()(const ClusterJob* a, const ClusterJob* b) const;
+};
+
+struct SlotClass {
+  bool cuda = false;
+  int64_t memory = 0;
+  int64_t total = 0;    // of workers that are connected and not draining
+  int64_t free = 0;     // can be given away now
+  int64_t running = 0;  // held by running jobs; the rest of `total` is being given back
+  std::map<int64_t, std::set<ClusterWorker*, ById>> by_free;  // number of free slots (above 0) -> workers
+  struct End {
+    absl::Duration end;
+    const ClusterJob* job;
+    int64_t count;
+  };
+  std::vector<End> ends;  // of running jobs, soonest first, then by id
+};
+
+struct ClusterWorker {
+  WorkerView view;
+  uint64_t prefix = 0;                              // of the id: ordered as its first eight characters are
+  bool connected = false;                           // it was put, and not removed since
+  std::map<SlotClass*, std::vector<int32_t>> free;  // ascending; never empty
+  std::map<int32_t, ClusterJob*> tenants;           // running jobs by slot, connected or not
+};
+
+// Waiting jobs that differ in nothing but size, priority and age.
+struct LaneKey {
+  std::string queue;
+  v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
+  int64_t min_gpu_memory = 0;
+  friend auto operator<=>(const LaneKey&, const LaneKey&) = default;
+};
+struct BeforeInQueue {
+  // Priority, then creation, then id.
+  bool operator()(const WaitingJob* a, const WaitingJob* b) const;
+};
+struct Lane {
+  ClusterQueue* queue = nullptr;
+  std::set<const WaitingJob*, BeforeInQueue> jobs;
+};
+
+struct ClusterQueue {
+  QueueConfig config;
+  std::array<int64_t, 2> in_use = {};  // slots by cuda
+  // Slot-seconds by cuda, decayed to `settled`.
+  std::array<double, 2> usage = {};
+  absl::Duration settled;
+};
+
+// Not copyable; thread-compatible. Every call leaves all indexes right.
+class Cluster {
+ public:
+  struct Options {
+    absl::Duration half_life = absl::Hours(24);      // of a queue's usage
+    absl::Duration start_charge = absl::Minutes(1);  // each start costs its slots so long at once, so that bursts share
+  };
+  explicit Cluster(Options options);
+  ~Cluster();
+  Cluster(const Cluster&) = delete;
+  Cluster& operator=(const Cluster&) = delete;
+
+  // --- Queues. Jobs may name one that was never configured: it has no quota and weight 1.
+  void PutQueue(const QueueConfig& config, absl::Duration now);
+  // Adds past use to a queue: `slots` were in use between these times.
+  struct PastUse {
+    bool cuda = false;
+    int64_t slots = 0;
+    absl::Duration from, until;
+  };
+  void AddUse(const std::string& queue, const PastUse& use, absl::Duration now);
+  // Decayed use of the slots of the kind, as an average number of slots.
+  double AverageUse(const ClusterQueue& queue, bool cuda, absl::Duration now) const;
+  // The largest part of a kind of slot that the queue has used of late, over its weight. Lower goes first.
+  double Share(const ClusterQueue& queue, absl::Duration now) const;
+  // By how much a start on so many slots raises it, at most.
+  double StartShare(const ClusterQueue& queue, bool cuda, int64_t slots) const;
+
+  // --- Workers that are connected; anything about one may have changed.
+  void PutWorker(const WorkerView& worker);
+  void RemoveWorker(const WorkerId& id);
+
+  // --- Jobs. A job waits, or runs, or is not here: each call replaces what was known of it.
+  void PutWaiting(const WaitingJob& job, absl::Duration now);
+  void PutRunning(const RunningJob& job, absl::Duration now);
+  void RemoveJob(const JobId& id, absl::Duration now);
+
+  // --- Looking.
+  int64_t Total(bool cuda, int64_t min_memory = 0) const;
+  int64_t Free(bool cuda, int64_t min_memory = 0) const;
+  int64_t connected_workers() const { return connected_workers_; }
+  size_t waiting() const { return waiting_.size(); }
+  size_t running() const { return running_.size(); }
+  const WaitingJob* FindWaiting(const JobId& id) const;
+  const ClusterJob* FindRunning(const JobId& id) const;
+  const std::map<std::string, ClusterQueue>& queues() const { return queues_; }
+  const std::map<LaneKey, Lane>& lanes() const { return lanes_; }
+  std::map<std::pair<bool, int64_t>, SlotClass>& classes() { return classes_; }
+  const std::map<std::pair<bool, int64_t>, SlotClass>& classes() const { return classes_; }
+  // Jobs that may be preempted.
+  using Victims = std::set<const ClusterJob*, LeavesBefore>;
+  const Victims& victims() const { return victims_; }
+
+  // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class.
+  std::vector<int32_t> Take(ClusterWorker* worker, SlotClass* slots, int64_t count);
+  // Gives back what Take gave.
+  void Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices);
+
+ private:
+  ClusterQueue* QueueOf(const std::string& name);
+  double Decayed(const ClusterQueue& queue, bool cuda, absl::Duration now) const;
+  void Settle(ClusterQueue& queue, absl::Duration now) const;
+  SlotClass* ClassOf(const SlotView& slot);
+  void Connect(ClusterWorker& worker);
+  void Disconnect(ClusterWorker& worker);
+  void Bucket(ClusterWorker* worker, SlotClass* slots, size_t before, size_t after);
+  void Count(ClusterJob* job, SlotClass* slots, int64_t change);
+  void RemoveWaiting(const JobId& id);
+  void RemoveRunning(const JobId& id, absl::Duration now);
+
+  const Options options_;
+  std::map<std::string, ClusterQueue> queues_;
+  std::map<std::pair<bool, int64_t>, SlotClass> classes_;  // by (cuda, memory): ascending memory
+  absl::node_hash_map<WorkerId, ClusterWorker> workers_;
+  int64_t connected_workers_ = 0;
+  absl::node_hash_map<JobId, WaitingJob> waiting_;
+  std::map<LaneKey, Lane> lanes_;  // none is empty
+  absl::node_hash_map<JobId, ClusterJob> running_;
+  Victims victims_;
+};
+
+}  // namespace sab::server

@@ -1,0 +1,299 @@
+#include "server/scheduling/round.h"
+
+#include <algorithm>
+#include <map>
+
+namespace sab::server {
+namespace {
+
+constexpr size_t kMostNamed = 8;
+constexpr size_t kLeastLaneDepth = 8;
+constexpr size_t kMostReserved = 1024;
+
+bool Serves(const SlotClass& slots, bool cuda, int64_t min_memory) {
+  return slots.cuda == cuda && slots.memory >= min_memory;
+}
+
+}  // namespace
+
+Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& options)
+    : cluster_(cluster), now_(now), options_(options) {
+  std::map<const ClusterQueue*, size_t> index;
+  for (const auto& [name, queue] : cluster->queues()) {
+    index[&queue] = queues_.size();
+    queues_.push_back({&queue, cluster->Share(queue, now), queue.in_use, {}});
+  }
+  for (const auto& [key, lane] : cluster->lanes()) {
+    heap_.push_back(lanes_.size());
+    lanes_.push_back({.lane = &lane,
+                      .next = lane.jobs.begin(),
+                      .job = *lane.jobs.begin(),
+                      .priority = (*lane.jobs.begin())->priority,
+                      .queue = index.at(lane.queue),
+                      .shapes = {ShapeOf(false, 0), ShapeOf(true, key.min_gpu_memory)}});
+  }
+  lane_depth_ = std::max(kLeastLaneDepth, options.depth / std::max<size_t>(1, lanes_.size()));
+  std::make_heap(heap_.begin(), heap_.end(), [this](size_t a, size_t b) { return GoesAfter(a, b); });
+  decision_.waits.reserve(options.depth < kMostReserved ? options.depth : 0);
+}
+
+Round::~Round() {
+  for (auto it = taken_.rbegin(); it != taken_.rend(); ++it) cluster_->Give(it->worker, it->slots, it->indices);
+}
+
+size_t Round::ShapeOf(bool cuda, int64_t min_memory) {
+  for (size_t i = 0; i < shapes_.size(); ++i) {
+    if (shapes_[i].cuda == cuda && shapes_[i].min_memory == min_memory) return i;
+  }
+  shapes_.push_back({.cuda = cuda,
+                     .min_memory = min_memory,
+                     .total = cluster_->Total(cuda, min_memory),
+                     .free = cluster_->Free(cuda, min_memory),
+                     .kept = {}});
+  return shapes_.size() - 1;
+}
+
+bool Round::WantsCuda(const GangRequest& request) const {
+  if (request.device == v1::DEVICE_KIND_CUDA) return true;
+  if (request.device == v1::DEVICE_KIND_CPU) return false;
+  const int64_t total = cluster_->Total(true, request.min_gpu_memory);
+  return total > 0 && total >= request.replicas;
+}
+
+bool Round::GoesAfter(size_t lane, size_t other) const {
+  const ActiveLane& a = lanes_[lane];
+  const ActiveLane& b = lanes_[other];
+  if (a.priority != b.priority) return a.priority < b.priority;
+  const double share_a = queues_[a.queue].share, share_b = queues_[b.queue].share;
+  if (a.queue != b.queue && share_a != share_b) return share_a > share_b;
+  return BeforeInQueue()(b.job, a.job);
+}
+
+// Nothing behind the present job of the lane can start, or has a say, in this round.
+bool Round::IsHopeless(const ActiveLane& lane) const {
+  if (lane.looked_at >= lane_depth_) return true;
+  const v1::DeviceKind device = lane.job->request.device;
+  for (const bool cuda : {false, true}) {
+    if (device == (cuda ? v1::DEVICE_KIND_CPU : v1::DEVICE_KIND_CUDA)) continue;
+    const Shape& shape = shapes_[lane.shapes[cuda]];
+    const bool full = shape.kept.job != nullptr && shape.free == 0;
+    if (shape.total > 0 && !full && queues_[lane.queue].blocked[cuda] == nullptr) return false;
+  }
+  return lane.looked_at > kLeastLaneDepth;
+}
+
+const WaitingJob* Round::Step() {
+  if (heap_.empty()) return nullptr;
+  const auto after = [this](size_t a, size_t b) { return GoesAfter(a, b); };
+  std::pop_heap(heap_.begin(), heap_.end(), after);
+  ActiveLane& lane = lanes_[heap_.back()];
+  const WaitingJob* job = lane.job;
+  const size_t starts = decision_.starts.size();
+  if (!Consider(lane)) ++lane.looked_at;
+  if (++lane.next == lane.lane->jobs.end() || IsHopeless(lane)) {
+    heap_.pop_back();
+  } else {
+    lane.job = *lane.next;
+    lane.priority = lane.job->priority;
+    std::push_heap(heap_.begin(), heap_.end(), after);
+  }
+  // A start has changed its queue's share.
+  if (decision_.starts.size() != starts) std::make_heap(heap_.begin(), heap_.end(), after);
+  return job;
+}
+
+bool Round::Consider(const ActiveLane& lane) {
+  const WaitingJob& job = *lane.job;
+  ActiveQueue& queue = queues_[lane.queue];
+  const int64_t need = job.request.replicas;
+  Shape& gpus = shapes_[lane.shapes[true]];
+  const bool cuda = job.request.device == v1::DEVICE_KIND_AUTO ? gpus.total > 0 && gpus.total >= need
+                                                               : job.request.device == v1::DEVICE_KIND_CUDA;
+  Shape& shape = cuda ? gpus : shapes_[lane.shapes[false]];
+  Wait wait{.job = &job, .cuda = cuda, .free = shape.free, .total = shape.total};
+  if (shape.total < need) {
+    wait.kind = cluster_->connected_workers() == 0 ? WaitKind::kNoWorker : WaitKind::kTooLarge;
+  } else if (PassesQuota(queue, &wait)) {
+    std::vector<Piece> plan;
+    if (shape.free >= need) plan = Plan(shape, need);
+    const Reservation* kept = plan.empty() ? nullptr : InTheWay(job, shape, plan);
+    if (!plan.empty() && kept == nullptr) {
+      Start(job, queue, shape, plan);
+      return true;
+    }
+    if (shape.kept.job != nullptr) kept = &shape.kept;
+    wait.kind = WaitKind::kBehind;
+    if (kept != nullptr) wait.behind = kept->job;
+    if (shape.kept.job == nullptr) Reserve(queue, shape, &wait);
+  }
+  decision_.waits.push_back(wait);
+  return wait.kind == WaitKind::kTooLarge || wait.kind == WaitKind::kNoWorker || wait.kind == WaitKind::kAboveQuota;
+}
+
+bool Round::PassesQuota(ActiveQueue& queue, Wait* wait) {
+  const bool cuda = wait->cuda;
+  const int64_t need = wait->job->request.replicas;
+  const std::optional<int64_t>& quota = queue.queue->config.quota[cuda];
+  if (!quota.has_value()) return true;
+  wait->quota = *quota;
+  wait->in_use = queue.in_use[cuda];
+  if (need > *quota) {
+    wait->kind = WaitKind::kAboveQuota;
+  } else if (queue.blocked[cuda] != nullptr) {
+    wait->kind = WaitKind::kBehindQuota;
+    wait->behind = queue.blocked[cuda];
+  } else if (queue.in_use[cuda] + need > *quota) {
+    wait->kind = WaitKind::kQuota;
+    queue.blocked[cuda] = wait->job;
+  } else {
+    return true;
+  }
+  return false;
+}
+
+std::vector<Round::Piece> Round::Plan(const Shape& shape, int64_t need) {
+  std::vector<Piece> plan;
+  for (auto& [key, slots] : cluster_->classes()) {
+    if (!Serves(slots, shape.cuda, shape.min_memory)) continue;
+    if (auto bucket = slots.by_free.lower_bound(need); bucket != slots.by_free.end()) {
+      plan.push_back({*bucket->second.begin(), &slots, need});
+      return plan;
+    }
+  }
+  for (auto& [key, slots] : cluster_->classes()) {
+    if (!Serves(slots, shape.cuda, shape.min_memory)) continue;
+    for (auto bucket = slots.by_free.rbegin(); bucket != slots.by_free.rend() && need > 0; ++bucket) {
+      for (auto worker = bucket->second.begin(); worker != bucket->second.end() && need > 0; ++worker) {
+        const int64_t count = std::min(need, bucket->first);
+        plan.push_back({*worker, &slots, count});
+        need -= count;
+      }
+    }
+  }
+  return plan;
+}
+
+// The reservation that the job would put off. Counts what it uses up of the others' spare slots otherwise.
+const Round::Reservation* Round::InTheWay(const WaitingJob& job, const Shape& shape, const std::vector<Piece>& plan) {
+  std::vector<std::pair<Reservation*, int64_t>> used;
+  for (Shape& other : shapes_) {
+    Reservation& kept = other.kept;
+    if (kept.job == nullptr || other.cuda != shape.cuda) continue;
+    const bool gone_by_then =
+        kept.at == absl::InfiniteDuration() ? job.limit <= options_.blind_backfill : now_ + job.limit <= kept.at;
+    if (gone_by_then) continue;
+    int64_t count = 0;
+    for (const Piece& piece : plan) count += piece.slots->memory >= other.min_memory ? piece.count : 0;
+    if (count > kept.spare) return &kept;
+    used.emplace_back(&kept, count);
+  }
+  for (auto& [kept, count] : used) kept->spare -= count;
+  return nullptr;
+}
+
+void Round::Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan) {
+  Placed placed{.job = job.job, .cuda = shape.cuda, .placements = {}};
+  placed.placements.reserve(static_cast<size_t>(job.request.replicas));
+  for (const Piece& piece : plan) {
+    Taken taken{piece.worker, piece.slots, cluster_->Take(piece.worker, piece.slots, piece.count), now_ + job.limit};
+    for (int32_t slot : taken.indices) placed.placements.push_back({piece.worker->view.id, slot});
+    taken_.push_back(std::move(taken));
+    for (Shape& other : shapes_) {
+      if (Serves(*piece.slots, other.cuda, other.min_memory)) other.free -= piece.count;
+    }
+  }
+  queue.in_use[shape.cuda] += job.request.replicas;
+  // The start is charged when it is carried out; until then the order of this round must know of it.
+  queue.share += cluster_->StartShare(*queue.queue, shape.cuda, job.request.replicas);
+  decision_.starts.push_back(std::move(placed));
+}
+
+Round::Outlook Round::Foresee(bool cuda, int64_t min_memory, int64_t need) const {
+  Outlook outlook;
+  std::vector<SlotClass::End> started;  // in this round
+  std::vector<std::pair<const SlotClass::End*, const SlotClass::End*>> sources;
+  for (const auto& [key, slots] : cluster_->classes()) {
+    if (!Serves(slots, cuda, min_memory)) continue;
+    outlook.leaving += slots.total - slots.running;
+    if (!slots.ends.empty()) sources.emplace_back(slots.ends.data(), slots.ends.data() + slots.ends.size());
+  }
+  for (const Taken& taken : taken_) {
+    if (!Serves(*taken.slots, cuda, min_memory)) continue;
+    const auto count = static_cast<int64_t>(taken.indices.size());
+    outlook.leaving -= count;
+    started.push_back({taken.end, nullptr, count});
+  }
+  std::stable_sort(started.begin(), started.end(), [](const auto& a, const auto& b) { return a.end < b.end; });
+  if (!started.empty()) sources.emplace_back(started.data(), started.data() + started.size());
+  int64_t sum = outlook.leaving;
+  absl::Duration at = now_;
+  while (true) {
+    auto soonest = sources.end();
+    for (auto it = sources.begin(); it != sources.end(); ++it) {
+      if (it->first != it->second && (soonest == sources.end() || it->first->end < soonest->first->end)) soonest = it;
+    }
+    const bool none = soonest == sources.end() || soonest->first->end == absl::InfiniteDuration();
+    // What ends at the same moment counts too.
+    if (sum >= need && (none || soonest->first->end > at)) break;
+    if (none) return outlook;
+    const SlotClass::End& end = *soonest->first++;
+    at = std::max(at, end.end);
+    sum += end.count;
+    if (at == now_) outlook.leaving += end.count;
+    if (end.job != nullptr && outlook.must_end.size() < kMostNamed) outlook.must_end.push_back(end.job->view.job);
+  }
+  outlook.at = at;
+  outlook.spare = sum - need;
+  return outlook;
+}
+
+void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
+  const WaitingJob& job = *wait->job;
+  const int64_t need = job.request.replicas;
+  const Outlook outlook = Foresee(shape.cuda, shape.min_memory, need);
+  Reservation& kept = shape.kept = {&job, outlook.at, outlook.spare};
+  // Nobody of its own queue may use up the quota that it will need.
+  queue.in_use[shape.cuda] += need;
+  if (wait->behind == nullptr) wait->kind = WaitKind::kSlots;
+  if (wait->behind != nullptr || outlook.at <= now_) return;
+  const std::vector<JobId> victims = FindVictims(job, shape, need - outlook.leaving);
+  if (victims.empty()) return;
+  wait->kind = WaitKind::kPreempting;
+  kept.at = now_;
+  kept.spare = 0;
+  for (const JobId& victim : victims) {
+    leaving_.insert(victim);
+    decision_.preemptions.push_back({victim, job.job});
+  }
+}
+
+// Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
+// would not do.
+std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
+  std::vector<std::pair<JobId, int64_t>> chosen;
+  for (const ClusterJob* running : cluster_->victims()) {
+    const RunningJob& victim = running->view;
+    if (victim.priority >= job.priority || missing <= 0) break;
+    if (now_ - victim.start < options_.min_run_time || leaving_.contains(victim.job)) continue;
+    int64_t count = 0;
+    for (const auto& [slots, number] : running->counted) {
+      if (Serves(*slots, shape.cuda, shape.min_memory)) count += number;
+    }
+    if (count == 0) continue;
+    chosen.emplace_back(victim.job, count);
+    missing -= count;
+  }
+  std::vector<JobId> victims;
+  if (missing > 0) return victims;
+  // Those of the highest priority are spared first.
+  for (auto it = chosen.rbegin(); it != chosen.rend(); ++it) {
+    if (missing + it->second <= 0) {
+      missing += it->second;
+    } else {
+      victims.push_back(it->first);
+    }
+  }
+  return victims;
+}
+
+}  // namespace sab::server

@@ -1,0 +1,441 @@
+#include "tests/util/scheduler_simulation.h"
+
+#include <algorithm>
+#include <bit>
+#include <queue>
+#include <random>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+
+namespace sab::testing_util {
+namespace {
+
+using server::Cluster;
+using server::Decision;
+using server::WaitKind;
+
+constexpr absl::Duration kGiveBack = absl::Milliseconds(50);  // from a job's end until its slots are free
+constexpr absl::Duration kCheckpoint = absl::Seconds(5);      // from being asked to leave until a job has left
+constexpr absl::Duration kOutage = absl::Minutes(10);
+constexpr int kNobody = -1, kReleasing = -2;
+constexpr size_t kMostViolations = 20;
+constexpr int64_t kGiB = int64_t{1} << 30;
+
+enum class State { kAbsent, kWaiting, kRunning, kFinished };
+
+struct SimJob {
+  server::WaitingJob spec;
+  bool preemptible = false;
+  bool estimated = false;  // without a limit, its end is known roughly
+  absl::Duration left;     // true duration that is left
+  double estimate = 1;     // of `left`, as a factor
+  State state = State::kAbsent;
+  absl::Duration since;  // waits or runs
+  int attempt = 0;
+  bool stopping = false;
+  bool cuda = false;
+  std::vector<server::RankPlacement> placements;
+};
+
+struct SimWorker {
+  server::WorkerView view;
+  std::vector<int> owner;  // by slot: a job, kNobody or kReleasing
+  bool connected = true;
+};
+
+struct Event {
+  enum Kind { kArrive, kEnd, kLeft, kFree, kLose, kReturn };
+  absl::Duration at;
+  int64_t order = 0;
+  Kind kind = kArrive;
+  int subject = 0;  // job or worker
+  int attempt = 0;
+  std::vector<server::RankPlacement> slots;
+  bool operator>(const Event& other) const { return std::tie(at, order) > std::tie(other.at, other.order); }
+};
+
+class Simulation {
+ public:
+  explicit Simulation(const SimulationOptions& options)
+      : options_(options), random_(options.seed), cluster_(Cluster::Options{}) {}
+
+  SimulationReport Run() {
+    MakeQueues();
+    MakeWorkers();
+    MakeJobs();
+    ScheduleLoss();
+    while (report_.finished < options_.jobs && !events_.empty()) {
+      Account(events_.top().at);
+      now_ = events_.top().at;
+      while (!events_.empty() && events_.top().at == now_) {
+        const Event event = events_.top();
+        events_.pop();
+        Handle(event);
+      }
+      Decide();
+    }
+    if (report_.finished < options_.jobs) Violate(absl::StrCat(options_.jobs - report_.finished, " jobs are lost"));
+    report_.span = now_;
+    if (demanded_ > 0) report_.utilisation = used_ / demanded_;
+    return std::move(report_);
+  }
+
+ private:
+  // --- What is drawn.
+  int64_t Draw(int64_t low, int64_t high) { return low + static_cast<int64_t>(random_() % (high - low + 1)); }
+  bool Chance(int percent) { return Draw(1, 100) <= percent; }
+  absl::Duration DrawDuration(absl::Duration low, absl::Duration high) {
+    return absl::Seconds(Draw(absl::ToInt64Seconds(low), absl::ToInt64Seconds(high)));
+  }
+
+  void MakeQueues() {
+    queues_ = {{.name = "default"}};
+    if (!options_.one_priority) {
+      queues_.push_back({.name = "big", .weight = 3});
+      queues_.push_back({.name = "small", .weight = 1});
+      const int64_t slots = int64_t{options_.workers} * options_.slots_per_worker;
+      queues_.push_back(
+          {.name = "bounded", .quota = {std::max<int64_t>(2, slots / 4), std::max<int64_t>(2, slots / 4)}});
+    }
+    for (const server::QueueConfig& queue : queues_) cluster_.PutQueue(queue, now_);
+  }
+
+  void MakeWorkers() {
+    workers_.resize(options_.workers);
+    for (int i = 0; i < options_.workers; ++i) {
+      SimWorker& worker = workers_[i];
+      worker.view.id = WorkerId(absl::StrCat("w", i));
+      const bool cuda = options_.mixed_hardware && i % 4 != 3;
+      for (int slot = 0; slot < options_.slots_per_worker; ++slot) {
+        worker.view.slots.push_back({slot, cuda, true, cuda ? (i % 4 == 0 ? 80 : 24) * kGiB : 0});
+      }
+      worker.owner.assign(options_.slots_per_worker, kNobody);
+      by_id_[worker.view.id] = i;
+      cluster_.PutWorker(worker.view);
+    }
+  }
+
+  // Most jobs are small; some take a fourth of the slots of their kind.
+  int64_t DrawReplicas(int64_t most) {
+    if (Chance(3)) return most;
+    if (Chance(12)) return Draw(std::min<int64_t>(8, most), std::min<int64_t>(64, most));
+    return std::min<int64_t>(most, int64_t{1} << Draw(0, 3));
+  }
+
+  void MakeJobs() {
+    jobs_.resize(options_.jobs);
+    for (int i = 0; i < options_.jobs; ++i) {
+      SimJob& job = jobs_[i];
+      job.spec.job = JobId(absl::StrCat("j", i));
+      job.spec.create_time = i;
+      by_job_[job.spec.job] = i;
+      job.left = DrawDuration(absl::Seconds(20), options_.longest_job);
+      server::GangRequest& request = job.spec.request;
+      if (options_.mixed_hardware) {
+        const int64_t kind = Draw(0, 3);
+        request.device = kind == 0 ? v1::DEVICE_KIND_CPU : kind == 1 ? v1::DEVICE_KIND_AUTO : v1::DEVICE_KIND_CUDA;
+        if (kind == 3) request.min_gpu_memory = 40 * kGiB;
+      }
+      const int64_t slots = int64_t{options_.workers} * options_.slots_per_worker;
+      request.replicas = DrawReplicas(std::max<int64_t>(1, slots / (options_.mixed_hardware ? 8 : 2)));
+      if (!options_.one_priority) {
+        job.spec.priority = Draw(0, 4) * 20;
+        job.spec.queue = queues_[Draw(0, static_cast<int64_t>(queues_.size()) - 1)].name;
+        if (job.spec.queue == "bounded") request.replicas = std::min(request.replicas, *queues_.back().quota[0]);
+      }
+      job.preemptible = job.spec.priority < 25;
+      if (Chance(60)) job.spec.limit = job.left * Draw(10, 30) / 10;
+      job.estimated = Chance(50);
+      job.estimate = static_cast<double>(Draw(7, 14)) / 10;
+      Push(Event{.at = options_.arrivals * i / options_.jobs, .kind = Event::kArrive, .subject = i});
+    }
+  }
+
+  void ScheduleLoss() {
+    if (options_.losses_per_hour <= 0) return;
+    const double mean = 3600 / options_.losses_per_hour;
+    const absl::Duration wait = absl::Seconds(Draw(1, static_cast<int64_t>(2 * mean)));
+    Push(Event{.at = now_ + wait, .kind = Event::kLose, .subject = static_cast<int>(Draw(0, options_.workers - 1))});
+  }
+
+  // --- What happens.
+  void Push(Event event) {
+    event.order = ++order_;
+    events_.push(std::move(event));
+  }
+
+  void Handle(const Event& event) {
+    switch (event.kind) {
+      case Event::kArrive:
+        return Queue(jobs_[event.subject]);
+      case Event::kEnd:
+      case Event::kLeft: {
+        SimJob& job = jobs_[event.subject];
+        if (job.state == State::kRunning && job.attempt == event.attempt) Leave(job, event.kind == Event::kEnd);
+        return;
+      }
+      case Event::kFree:
+        return Free(event.slots);
+      case Event::kLose:
+        return Lose(event.subject);
+      case Event::kReturn:
+        workers_[event.subject].connected = true;
+        return Tell({event.subject});
+    }
+  }
+
+  void Queue(SimJob& job) {
+    job.state = State::kWaiting;
+    job.since = now_;
+    Timed([&] { cluster_.PutWaiting(job.spec, now_); });
+  }
+
+  void Leave(SimJob& job, bool finished) {
+    in_use_[{job.spec.queue, job.cuda}] -= job.spec.request.replicas;
+    for (const server::RankPlacement& place : job.placements) {
+      int& owner = workers_[by_id_.at(place.worker)].owner[place.slot];
+      if (owner == by_job_.at(job.spec.job)) owner = kReleasing;
+    }
+    Push(Event{.at = now_ + kGiveBack, .kind = Event::kFree, .slots = std::move(job.placements)});
+    busy_ -= job.spec.request.replicas;
+    job.placements.clear();
+    job.stopping = false;
+    Timed([&] { cluster_.RemoveJob(job.spec.job, now_); });
+    if (finished) {
+      job.state = State::kFinished;
+      ++report_.finished;
+      return;
+    }
+    job.left = std::max(absl::Seconds(1), job.left - (now_ - job.since) * 0.9);
+    if (job.spec.limit < absl::InfiniteDuration()) job.spec.limit = std::max(job.spec.limit, job.left);
+    Queue(job);
+  }
+
+  void Free(const std::vector<server::RankPlacement>& slots) {
+    std::set<int> changed;
+    for (const server::RankPlacement& place : slots) {
+      SimWorker& worker = workers_[by_id_.at(place.worker)];
+      if (worker.owner[place.slot] != kReleasing) continue;
+      worker.owner[place.slot] = kNobody;
+      changed.insert(by_id_.at(place.worker));
+    }
+    Tell(changed);
+  }
+
+  void Lose(int index) {
+    ScheduleLoss();
+    SimWorker& worker = workers_[index];
+    if (!worker.connected) return;
+    ++report_.worker_losses;
+    worker.connected = false;
+    Timed([&] { cluster_.RemoveWorker(worker.view.id); });
+    const std::set<int> owners(worker.owner.begin(), worker.owner.end());
+    for (int owner : owners) {
+      if (owner >= 0) Leave(jobs_[owner], /*finished=*/false);
+    }
+    std::fill(worker.owner.begin(), worker.owner.end(), kNobody);
+    Push(Event{.at = now_ + kOutage, .kind = Event::kReturn, .subject = index});
+  }
+
+  // Tells the scheduler the present state of workers.
+  void Tell(const std::set<int>& changed) {
+    for (int index : changed) {
+      SimWorker& worker = workers_[index];
+      for (server::SlotView& slot : worker.view.slots) slot.free = worker.owner[slot.index] == kNobody;
+    }
+    Timed([&] {
+      for (int index : changed) {
+        if (workers_[index].connected) cluster_.PutWorker(workers_[index].view);
+      }
+    });
+  }
+
+  // --- What is decided.
+  void Decide() {
+    if (cluster_.waiting() == 0) return;
+    report_.most_waiting = std::max(report_.most_waiting, static_cast<int64_t>(cluster_.waiting()));
+    const int64_t free[] = {cluster_.Free(false), cluster_.Free(true)};
+    const double before = report_.scheduling_seconds;
+    Decision decision;
+    Timed([&] { decision = server::Decide(&cluster_, now_, scheduling_); });
+    if (free[0] != cluster_.Free(false) || free[1] != cluster_.Free(true)) Violate("Decide changed the cluster");
+    ++report_.rounds;
+    if (options_.check) CheckOrder(decision);
+    if (options_.check) CheckHeads(decision);
+    for (const server::Placed& placed : decision.starts) Start(placed);
+    for (const server::Preemption& preemption : decision.preemptions) Preempt(preemption);
+    report_.round_seconds.push_back(report_.scheduling_seconds - before);
+  }
+
+  void Start(const server::Placed& placed) {
+    SimJob& job = jobs_[by_job_.at(placed.job)];
+    if (job.state != State::kWaiting) return Violate(absl::StrCat(placed.job.name(), " is started but does not wait"));
+    if (static_cast<int64_t>(placed.placements.size()) != job.spec.request.replicas) {
+      return Violate(absl::StrCat(placed.job.name(), " is started without all its ranks"));
+    }
+    job.state = State::kRunning;
+    report_.wait_seconds[static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(placed.placements.size())))]
+        .push_back(absl::ToDoubleSeconds(now_ - job.since));
+    job.since = now_;
+    job.cuda = placed.cuda;
+    job.placements = placed.placements;
+    ++job.attempt;
+    ++report_.starts;
+    report_.ranks += job.spec.request.replicas;
+    busy_ += job.spec.request.replicas;
+    Occupy(job);
+    Mix(by_job_.at(placed.job));
+    const absl::Duration runs = std::min(job.left, job.spec.limit);
+    Push(Event{.at = now_ + runs, .kind = Event::kEnd, .subject = by_job_.at(placed.job), .attempt = job.attempt});
+    PutRunning(job);
+    if (options_.check) CheckQuota(job);
+  }
+
+  void Occupy(const SimJob& job) {
+    std::set<int> changed;
+    for (const server::RankPlacement& place : job.placements) {
+      const int index = by_id_.at(place.worker);
+      SimWorker& worker = workers_[index];
+      const server::SlotView& slot = worker.view.slots[place.slot];
+      Mix(index * 4096 + place.slot);
+      if (!worker.connected) Violate(absl::StrCat(job.spec.job.name(), " is placed on a worker that is away"));
+      if (worker.owner[place.slot] != kNobody) {
+        Violate(absl::StrCat(job.spec.job.name(), " is placed on a slot that is taken"));
+      }
+      if (slot.cuda != job.cuda || (slot.cuda && slot.memory_bytes < job.spec.request.min_gpu_memory)) {
+        Violate(absl::StrCat(job.spec.job.name(), " is placed on a slot of the wrong kind"));
+      }
+      worker.owner[place.slot] = by_job_.at(job.spec.job);
+      changed.insert(index);
+    }
+    Tell(changed);
+  }
+
+  void PutRunning(const SimJob& job) {
+    server::RunningJob running{.job = job.spec.job,
+                               .queue = job.spec.queue,
+                               .priority = job.spec.priority,
+                               .preemptible = job.preemptible,
+                               .cuda = job.cuda,
+                               .start = job.since,
+                               .stopping = job.stopping,
+                               .placements = job.placements};
+    if (job.estimated) running.expected_end = job.since + job.left * job.estimate;
+    running.expected_end = std::min(running.expected_end, job.since + job.spec.limit);
+    if (job.stopping) running.expected_end = now_;
+    Timed([&] { cluster_.PutRunning(running, now_); });
+  }
+
+  void Preempt(const server::Preemption& preemption) {
+    SimJob& victim = jobs_[by_job_.at(preemption.victim)];
+    const SimJob& by = jobs_[by_job_.at(preemption.by)];
+    ++report_.preemptions;
+    Mix(-by_job_.at(preemption.victim));
+    if (victim.state != State::kRunning || victim.stopping || !victim.preemptible ||
+        victim.spec.priority >= by.spec.priority || now_ - victim.since < scheduling_.min_run_time) {
+      Violate(absl::StrCat(preemption.victim.name(), " may not be preempted"));
+    }
+    victim.stopping = true;
+    Push(Event{.at = now_ + kCheckpoint,
+               .kind = Event::kLeft,
+               .subject = by_job_.at(preemption.victim),
+               .attempt = victim.attempt});
+    PutRunning(victim);
+  }
+
+  // --- What must hold.
+  void Violate(const std::string& text) {
+    if (report_.violations.size() < kMostViolations) {
+      report_.violations.push_back(
+          absl::StrCat("seed ", options_.seed, " at ", absl::FormatDuration(now_), ": ", text));
+    }
+  }
+
+  void CheckQuota(const SimJob& job) {
+    int64_t& used = in_use_[{job.spec.queue, job.cuda}];
+    used += job.spec.request.replicas;
+    for (const server::QueueConfig& queue : queues_) {
+      if (queue.name != job.spec.queue || !queue.quota[job.cuda].has_value()) continue;
+      if (used > *queue.quota[job.cuda]) Violate(absl::StrCat("queue ", queue.name, " is above its quota"));
+    }
+  }
+
+  // Nobody starts whose slots would do for a waiting job of higher priority that asks for no more, for no longer.
+  void CheckOrder(const Decision& decision) {
+    std::set<JobId> started;
+    for (const server::Placed& placed : decision.starts) started.insert(placed.job);
+    for (const server::Placed& placed : decision.starts) {
+      const server::WaitingJob& job = jobs_[by_job_.at(placed.job)].spec;
+      for (const SimJob& other : jobs_) {
+        const server::WaitingJob& passed = other.spec;
+        const bool could =
+            other.state == State::kWaiting && !started.contains(passed.job) && passed.priority > job.priority &&
+            passed.queue != "bounded" && passed.request.replicas <= job.request.replicas && passed.limit <= job.limit &&
+            passed.request.device == job.request.device && passed.request.min_gpu_memory <= job.request.min_gpu_memory;
+        if (could) Violate(absl::StrCat(job.job.name(), " starts before ", passed.job.name(), " of higher priority"));
+      }
+    }
+  }
+
+  // A job that has its turn starts within a bound: what runs ends, and what passes it does not put it off.
+  void CheckHeads(const Decision& decision) {
+    std::map<JobId, absl::Duration> heads;
+    for (const server::Wait& wait : decision.waits) {
+      if (wait.kind != WaitKind::kSlots && wait.kind != WaitKind::kPreempting) continue;
+      const JobId& job = wait.job->job;
+      if (wait.free >= wait.job->request.replicas && wait.kind == WaitKind::kSlots)
+        Violate(job.name() + " waits for free slots");
+      const auto before = heads_.find(job);
+      heads[job] = before == heads_.end() ? now_ : before->second;
+      const absl::Duration bound = 3 * options_.longest_job + 2 * kOutage + scheduling_.blind_backfill;
+      if (now_ - heads[job] > bound) {
+        Violate(absl::StrCat(job.name(), " has had its turn for ", absl::FormatDuration(now_ - heads[job]),
+                             " and does not start"));
+      }
+    }
+    heads_ = std::move(heads);
+  }
+
+  void Account(absl::Duration until) {
+    if (cluster_.waiting() == 0) return;
+    const double seconds = absl::ToDoubleSeconds(until - now_);
+    used_ += seconds * static_cast<double>(busy_);
+    demanded_ += seconds * static_cast<double>(cluster_.Total(false) + cluster_.Total(true));
+  }
+
+  void Mix(int64_t value) { report_.digest = (report_.digest ^ static_cast<uint64_t>(value)) * 0x100000001b3; }
+
+  template <typename Body>
+  void Timed(Body body) {
+    const double start = options_.stopwatch ? options_.stopwatch() : 0;
+    body();
+    if (options_.stopwatch) report_.scheduling_seconds += options_.stopwatch() - start;
+  }
+
+  const SimulationOptions options_;
+  const server::SchedulingOptions scheduling_;
+  std::mt19937_64 random_;
+  Cluster cluster_;
+  std::vector<server::QueueConfig> queues_;
+  std::vector<SimWorker> workers_;
+  std::vector<SimJob> jobs_;
+  std::map<WorkerId, int> by_id_;
+  std::map<JobId, int> by_job_;
+  std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
+  int64_t order_ = 0;
+  absl::Duration now_ = absl::ZeroDuration();
+  std::map<std::pair<std::string, bool>, int64_t> in_use_;
+  std::map<JobId, absl::Duration> heads_;  // jobs that have their turn, since when
+  int64_t busy_ = 0;
+  double used_ = 0, demanded_ = 0;  // slot-seconds
+  SimulationReport report_;
+};
+
+}  // namespace
+
+SimulationReport Simulate(const SimulationOptions& options) {
+  return Simulation(options).Run();
+}
+
+}  // namespace sab::testing_util
