@@ -102,7 +102,9 @@ class Prometheus:
         try:
             return json.loads(fetch(f"{self.base}{path}?{urllib.parse.urlencode(parameters)}"))["data"], None
         except urllib.error.HTTPError as error:
-            return None, json.loads(error.read().decode()).get("error", str(error))
+            body = error.read().decode()
+            # While it starts it answers in plain words.
+            return None, json.loads(body).get("error", str(error)) if body.startswith("{") else str(error)
         except OSError as error:
             return None, str(error)
 
