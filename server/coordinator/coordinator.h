@@ -238,7 +238,7 @@ class Coordinator {
   void LoadUse(const v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Schedule() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshCluster() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  WorkerView ViewOf(const WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  WorkerView SlotsOf(const WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshWorker(const WorkerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Where the scheduler would place the request if nobody waited; empty: nowhere.
   std::vector<RankPlacement> FindFreeSlots(const JobId& job, const GangRequest& request)

@@ -138,7 +138,7 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
   return view;
 }
 
-WorkerView Coordinator::ViewOf(const WorkerEntry& worker) {
+WorkerView Coordinator::SlotsOf(const WorkerEntry& worker) {
   WorkerView view{.id = worker.id, .accepts = Accepts(worker), .draining = worker.view.draining(), .slots = {}};
   for (const v1::Slot& slot : worker.view.slots()) {
     view.slots.push_back({.index = slot.index(),
@@ -153,14 +153,14 @@ WorkerView Coordinator::ViewOf(const WorkerEntry& worker) {
 void Coordinator::RefreshWorker(const WorkerId& id) {
   const auto it = workers_.find(id);
   if (it == workers_.end() || !leases_.IsLive(id, clock_->Monotonic())) return cluster_.RemoveWorker(id);
-  cluster_.PutWorker(ViewOf(it->second));
+  cluster_.PutWorker(SlotsOf(it->second));
 }
 
 std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobId& job, const GangRequest& request) {
   const absl::Duration now = clock_->Monotonic();
   Cluster free_slots{Cluster::Options()};
   for (const auto& [id, worker] : workers_) {
-    if (leases_.IsLive(id, now)) free_slots.PutWorker(ViewOf(worker));
+    if (leases_.IsLive(id, now)) free_slots.PutWorker(SlotsOf(worker));
   }
   free_slots.PutWaiting({.job = job, .request = request}, now);
   Decision decision = Decide(&free_slots, now, options_.scheduling);
