@@ -64,7 +64,12 @@ TEST(CollectiveTest, AbortReleasesABlockedRank) {
   std::promise<Collective*> blocked;
   std::promise<void> released;
   auto finished = released.get_future().share();
-  std::thread aborter([&] { blocked.get_future().get()->Abort(); });
+  std::promise<void> done;
+  auto aborted = done.get_future().share();
+  std::thread aborter([&] {
+    blocked.get_future().get()->Abort();
+    done.set_value();
+  });
   const auto errors = RunRanks(2, [&](Collective& group) {
     if (group.rank() == 1) {  // never joins the call; stays until the other has left
       finished.wait();
@@ -79,6 +84,7 @@ TEST(CollectiveTest, AbortReleasesABlockedRank) {
       EXPECT_NE(std::string(error.what()).find("aborted"), std::string::npos) << error.what();
     }
     EXPECT_THROW(group.Barrier(), CollectiveError);
+    aborted.wait();  // the group outlives the call
     released.set_value();
   });
   aborter.join();
