@@ -71,6 +71,7 @@ TEST(CollectiveTest, AbortReleasesABlockedRank) {
     done.set_value();
   });
   const auto errors = RunRanks(2, [&](Collective& group) {
+    group.Barrier();          // both have met
     if (group.rank() == 1) {  // never joins the call; stays until the other has left
       finished.wait();
       return;
