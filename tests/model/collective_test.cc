@@ -81,8 +81,14 @@ TEST_P(CollectiveSuite, AbortReleasesABlockedRank) {
   std::promise<Collective*> blocked;
   std::promise<void> released;
   auto finished = released.get_future().share();
-  std::thread aborter([&] { blocked.get_future().get()->Abort(); });
+  std::promise<void> done;
+  auto aborted = done.get_future().share();
+  std::thread aborter([&] {
+    blocked.get_future().get()->Abort();
+    done.set_value();
+  });
   const auto errors = RunRanks(2, [&](Collective& group) {
+    group.Barrier();          // both have met
     if (group.rank() == 1) {  // never joins the call; stays until the other has left
       finished.wait();
       return;
@@ -96,6 +102,7 @@ TEST_P(CollectiveSuite, AbortReleasesABlockedRank) {
       EXPECT_NE(std::string(error.what()).find("aborted"), std::string::npos) << error.what();
     }
     EXPECT_THROW(group.Barrier(), CollectiveError);
+    aborted.wait();  // the group outlives the call
     released.set_value();
   });
   aborter.join();
