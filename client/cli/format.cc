@@ -42,6 +42,7 @@ Json ToOrderedJson(const google::protobuf::Message& message) {
   if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) return Json::object();
   Json json = Json::parse(text);
   if (json.contains("spec")) DropUnset(&json["spec"]);
+  if (json.contains("stop_intent") && IsUnset(json["stop_intent"])) json.erase("stop_intent");
   return json;
 }
 
