@@ -132,7 +132,7 @@ def report(sabctl, job, peak):
             values = [f["value"] for f in accuracy if f["length"] == wanted and first <= f["step"] <= last]
             return f"{100 * values[-1]:.1f} %" if values else "-"
         seconds = [timed[s] for s in timed if first < s <= last]
-        print(f"| {length:,} | {last - first + 1:,} | {statistics.median(seconds):.3f} | {at(length)} | {at(longest)} |" if seconds else
+        print(f"| {length:,} | {last - first + 1:,} | {statistics.median(seconds):.2g} | {at(length)} | {at(longest)} |" if seconds else
               f"| {length:,} | {last - first + 1:,} | - | {at(length)} | {at(longest)} |")
     print(f"Largest resident memory of the trainers together: {peak / 2**30:.2f} GiB.")
 
