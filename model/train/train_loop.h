@@ -115,9 +115,10 @@ class TrainLoop {
   bool holds_state() const { return agreed_ && holds_state_; }
 
   // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200"), the ranks
-  // leave ("leave", after a checkpoint) or RequestStop (""), and returns that reason. First the ranks agree: the newest state among them is given to all.
-  // Equal steps are equal bits: every rank applies the same sum of gradients. Throws PermanentError after
-  // max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer throw.
+  // leave ("leave", after a checkpoint) or RequestStop (""), and returns that reason. First the ranks agree: the newest
+  // state among them is given to all. Equal steps are equal bits: every rank applies the same sum of gradients. Throws
+  // PermanentError after max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer
+  // throw.
   std::string Run();
 
   // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by

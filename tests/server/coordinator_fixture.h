@@ -36,17 +36,14 @@ class CoordinatorFixture : public ::testing::Test {
     metric_store_ = *MetricStore::Open(dir_.path() + "/state/metrics.db", {});
     log_store_ = std::make_unique<LogStore>(dir_.path() + "/state/logs");
     metrics_ = std::make_unique<CoordinatorMetrics>(std::make_shared<prometheus::Registry>());
-    auto coordinator =
-        Coordinator::Create({.lease = kLease,
-                             .checkpoint_dir = checkpoint_dir(),
-                             .checkpoint_dir_shared = true,
-                             .queues = queues_},
-                            {.store = store_.get(),
-                             .metric_store = metric_store_.get(),
-                             .log_store = log_store_.get(),
-                             .hub = &hub_,
-                             .metrics = metrics_.get(),
-                             .clock = &clock_});
+    auto coordinator = Coordinator::Create(
+        {.lease = kLease, .checkpoint_dir = checkpoint_dir(), .checkpoint_dir_shared = true, .queues = queues_},
+        {.store = store_.get(),
+         .metric_store = metric_store_.get(),
+         .log_store = log_store_.get(),
+         .hub = &hub_,
+         .metrics = metrics_.get(),
+         .clock = &clock_});
     ASSERT_TRUE(coordinator.ok()) << coordinator.status();
     coordinator_ = *std::move(coordinator);
   }
