@@ -59,6 +59,10 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
 
   MutexLock lock(&mutex_);
   SAB_ASSIGN_OR_RETURN(JobEntry * entry, Fence(request.worker(), request.id()));
+  // Its rank has come so far, even if its own report of that is still on its way or never arrives. Stored with it.
+  if (entry->active.has_value() && checkpoint.attempt() == entry->record.job.attempt_count()) {
+    Progress(*entry, entry->active->ranks[static_cast<size_t>(request.id().rank())], checkpoint.step());
+  }
   const std::vector<std::string> excess = Excess(*entry, checkpoint);
   StoreChange change{.put_checkpoints = {checkpoint}, .delete_checkpoints = excess, .add_removals = excess};
   SAB_RETURN_IF_ERROR(Replace(*entry, entry->record, std::move(change)));
@@ -72,10 +76,6 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
   metrics_->checkpoints_dropped.Increment(static_cast<double>(excess.size()));
   metrics_->checkpoint_bytes.Increment(static_cast<double>(checkpoint.size_bytes()));
   log::Info(absl::StrCat(name.name(), ": recorded, ", checkpoint.size_bytes(), " bytes"));
-  // Its rank has come so far, even if its own report of that is still on its way or never arrives.
-  if (entry->active.has_value() && checkpoint.attempt() == entry->record.job.attempt_count()) {
-    Progress(*entry, entry->active->ranks[static_cast<size_t>(request.id().rank())], checkpoint.step());
-  }
   return checkpoint;
 }
 
