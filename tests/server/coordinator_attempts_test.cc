@@ -428,6 +428,17 @@ TEST_F(CoordinatorAttemptsTest, ADamagedCheckpointIsNotRecorded) {
   EXPECT_THAT(*coordinator_->ListCheckpoints(id), SizeIs(0));
 }
 
+// The rank's own report of the step may come later, or never.
+TEST_F(CoordinatorAttemptsTest, ACheckpointIsProgressThatARestartedCoordinatorRemembers) {
+  Join(a_);
+  const JobId id = Running(a_);
+  Record(a_, id, 50);
+  EXPECT_EQ(Get(id).step(), 50);
+  Start();
+  EXPECT_EQ(Get(id).step(), 50);
+  EXPECT_EQ(Get(id).attempts(0).last_step(), 50);
+}
+
 TEST_F(CoordinatorAttemptsTest, RecordingACheckpointAgainIsHarmless) {
   Join(a_);
   const JobId id = Running(a_);
