@@ -255,6 +255,14 @@ void PredictReference(const Work& work, const Parameters& parameters, bool gpu, 
 
 }  // namespace
 
+int64_t NeededGpuBytes(const v1::JobSpec& spec) {
+  constexpr int64_t kGib = int64_t{1} << 30;
+  if (spec.resources().device() != v1::DEVICE_KIND_CUDA) return 0;
+  const model::ModelConfig config = WorkOf(spec).config;
+  if (config.engine == model::EngineKind::kReference || model::cuda::WhyNotCuda(config) != nullptr) return 0;
+  return ((EstimateCost(spec).peak_bytes() + kGib - 1) / kGib + 1) * kGib;
+}
+
 v1::CostEstimate EstimateCost(const v1::JobSpec& spec) {
   const Work work = WorkOf(spec);
   const Parameters parameters = CountParameters(work.config, work.data.shape);

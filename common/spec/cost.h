@@ -9,4 +9,8 @@ namespace sab::spec {
 // Data files are not opened: shapes that only they know (tensor, image) are assumed as `basis` states.
 v1::CostEstimate EstimateCost(const v1::JobSpec& spec);
 
+// GPU memory that a replica needs, in whole GiB, by the same prediction and a GiB for what a process with CUDA takes by
+// itself. 0 where no prediction is good enough to place by: device is not cuda, or the reference engine computes.
+int64_t NeededGpuBytes(const v1::JobSpec& spec);
+
 }  // namespace sab::spec

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/cost.h"
 #include "common/spec/validate.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
@@ -100,7 +101,9 @@ bool Coordinator::IsReady(JobEntry& entry) {
 
 WaitingJob Coordinator::WaitingView(const JobEntry& entry) {
   const v1::Job& job = entry.record.job;
-  const auto memory = spec::ParseMemory(job.spec().resources().min_gpu_memory());
+  const std::string& wish = job.spec().resources().min_gpu_memory();
+  const absl::StatusOr<int64_t> memory =
+      wish.empty() ? absl::StatusOr<int64_t>(spec::NeededGpuBytes(job.spec())) : spec::ParseMemory(wish);
   return {.job = entry.id,
           .queue = QueueName(job.spec()),
           .priority = job.spec().queue().priority(),

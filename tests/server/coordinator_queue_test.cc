@@ -429,6 +429,29 @@ TEST_F(CoordinatorQueueTest, JobsOfADrainedWorkerGoOnElsewhereWhenAsked) {
   EXPECT_EQ(b.Assignment(job.name()).resume_from().step(), 5);
 }
 
+TEST_F(CoordinatorQueueTest, AJobGoesToGpusThatHoldWhatItIsPredictedToTake) {
+  FakeAgent small("workers/a", 1, "cuda"), large("workers/b", 1, "cuda");
+  small.SetMemory(int64_t{4} << 30);
+  large.SetMemory(int64_t{80} << 30);
+  Join(small);
+  v1::JobSpec spec = Spec();
+  spec.mutable_model()->set_hidden_size(512);
+  spec.mutable_task()->set_length(20000);
+  spec.mutable_resources()->set_device(v1::DEVICE_KIND_CUDA);
+  const JobId job = Submit(spec);
+  Settle(small);
+  EXPECT_EQ(State(job), v1::JOB_STATE_QUEUED);
+  EXPECT_THAT(Get(job).state_reason(), HasSubstr("at least 8192 MiB"));
+  Join(large);
+  EXPECT_TRUE(large.Runs(job.name()));
+
+  // Whoever knows better says so.
+  spec.mutable_resources()->set_min_gpu_memory("1GiB");
+  const JobId bold = Submit(spec);
+  Settle(small);
+  EXPECT_TRUE(small.Runs(bold.name()));
+}
+
 TEST(QueueFileTest, ReadsQueuesAndRefusesWhatItDoesNotKnow) {
   const auto queues = ParseQueues("queues:\n  - {name: a, weight: 2.5, quota: {cuda: 4}}\n  - name: b\n");
   ASSERT_TRUE(queues.ok()) << queues.status();

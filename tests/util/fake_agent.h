@@ -20,6 +20,9 @@ class FakeAgent {
   FakeAgent(std::string worker, int slots, std::string device = "cpu")
       : worker_(std::move(worker)), device_(std::move(device)), slots_(slots) {}
 
+  // Of each slot.
+  void SetMemory(int64_t bytes) { memory_bytes_ = bytes; }
+
   v1::SynchronizeRequest Request() {
     v1::SynchronizeRequest request;
     request.set_worker(worker_);
@@ -31,6 +34,7 @@ class FakeAgent {
       v1::Slot& slot = *request.add_slots();
       slot.set_index(i);
       slot.set_device(device_);
+      slot.set_memory_bytes(memory_bytes_);
     }
     for (const auto& [key, trainer] : trainers_) *request.add_trainers() = trainer;
     return request;
@@ -103,6 +107,7 @@ class FakeAgent {
   const std::string worker_;
   const std::string device_;
   const int slots_;
+  int64_t memory_bytes_ = 0;
   int64_t incarnation_ = 1;
   int64_t sequence_ = 0;
   int64_t known_version_ = 0;
