@@ -51,7 +51,7 @@ function(sab_test)
     set(ARG_LABELS fast)
   endif()
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 600)  # LibTorch with CUDA may come from a cold, slow disk
   endif()
   # One OpenMP thread: tests run side by side, and threads that outnumber the cores spin on each other.
   set_tests_properties(${ARG_NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77
