@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's claims, measured by jobs of the service; docs/claims.md is written from the results.
+# The paper's claims, measured by jobs of the service; docs/CLAIMS.md is written from the results.
 #   ./dev bench claims [--budget small|full] [--only PATTERN] [--data DIR] [--list] ...     --help says it all
 set -euo pipefail
 build=$1

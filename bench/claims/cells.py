@@ -6,6 +6,7 @@ about a recipe, the recipe is the job file.
 
 import dataclasses
 
+BUDGETS = ("small", "medium", "full")  # 15 minutes and some hours on two cores; nights, or a GPU
 TRANSFER = [200, 300, 400, 2000, 5000]
 SYMBOLS = "accuracy"  # of the copied symbols; chance is 12.5 %
 
@@ -27,7 +28,7 @@ class Cell:
     job: dict
     lengths: tuple = ()  # at which the claim's metric is read; (): the task has none
     seeds: tuple = (1, 2, 3)
-    small: bool = False  # part of --budget small
+    budget: str = "full"  # the smallest of BUDGETS that it is part of
     data: str = ""  # a key of data.PREPARED whose files stand in the job as {key}
     gpu: bool = False  # too large for a CPU
     peer: bool = False  # the same again in PyTorch, from the same initial values on the same batches
@@ -105,38 +106,54 @@ def small_cells():
                    job({**model, "hidden_size": 64}, copy_task(20, True), {"steps": 8000, "learning_rate": 2e-3},
                        {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
                         "final_lengths": [40, 100, 400, 2000], "final_sequences": 128}),
-                   (20, 40, 100, 400, 2000), seeds=(1,), small=True)
+                   (20, 40, 100, 400, 2000), seeds=(1,), budget="small")
 
 
-def recipe(one_hot, model=None, final=TRANSFER, sequences=128):
+def recipe(one_hot, model=None, final=TRANSFER, sequences=128, lengths=(10, 20), steps=40000, goal=100, vary=False):
     """Trained at length 10 until half is right, then at 20, until length 100 is solved: what holds at 100 is learned at 20. Seeds differ
     in when recall is found, so the steps are a bound and not the budget of the usual run."""
-    return job({"kind": "sab", "hidden_size": 64, **(model or {})}, copy_task(20, one_hot), {"steps": 40000, "learning_rate": 2e-3},
-               {"every": 200, "lengths": [100], "stop_when": "accuracy >= 0.999", "sequences": 256,
+    return job({"kind": "sab", "hidden_size": 64, **(model or {})}, copy_task(lengths[-1], one_hot), {"steps": steps, "learning_rate": 2e-3},
+               {"every": 200, "lengths": [goal], "stop_when": "accuracy >= 0.999", "sequences": 256,
                 "final_lengths": final, "final_sequences": sequences},
-               curriculum={"lengths": [10, 20], "advance_when": "accuracy >= 0.5"})
-
-
-def at_100(job_file, **changes):
-    """The recipe with its goal among the lengths that it trains at."""
-    return {**job_file, "task": {**job_file["task"], "length": 100}, **changes}
+               curriculum={"lengths": list(lengths), "advance_when": "accuracy >= 0.5", **({"vary": True} if vary else {})})
 
 
 def recipe_cells():
+    """The recipe; what else could be recalled at 100,000; the other systems by it, and where they do not carry over, trained at 100 too."""
     far = (100, 5000, 20000, 100000)
-    bounded = {"bounded": ("memory of 128", {"memory": {"capacity": 128, "policy": "salient", "recent": 16}}),
-               "separable": ("separable score", {"score": "separable"})}
+    bounded = {"memory": {"capacity": 128, "policy": "salient", "recent": 16}}
+    to_100 = (10, 20, 100)
     for key, one_hot in (("onehot", True), ("raw", False)):
-        title = "SAB, one-hot" if one_hot else "SAB, raw integer"
+        shown, short = ("one-hot", (10, 20)) if one_hot else ("raw integer", (10, 20, 40))
         aim = ((100, 0.999), *((length, 0.995) for length in TRANSFER))
-        yield Cell(f"recipe/{key}", "recipe", title, recipe(one_hot), (100, *TRANSFER), small=one_hot, aim=aim)
-        for name, (what, model) in bounded.items():
-            yield Cell(f"recipe/{key}-{name}", "recipe", f"{title}, {what}", recipe(one_hot, model, list(far[1:]), 16), far,
-                       aim=((100, 0.999), (20000, 0.99), (100000, 0.99)))
-        longer = at_100(recipe(one_hot), curriculum={"lengths": [10, 20, 100], "advance_when": "accuracy >= 0.99"})
-        yield Cell(f"recipe/{key}-to-100", "recipe", f"{title}, lengths 10, 20, 100", longer, (100, *TRANSFER))
-        alone = {name: value for name, value in at_100(recipe(one_hot)).items() if name != "curriculum"}
-        yield Cell(f"recipe/{key}-scratch", "recipe", f"{title}, length 100 alone", alone, (100, *TRANSFER))
+        yield Cell(f"recipe/{key}", "recipe", f"SAB, {shown}", recipe(one_hot, lengths=short, vary=not one_hot), (100, *TRANSFER), aim=aim, budget="small" if one_hot else "medium")
+        yield Cell(f"recipe/{key}-bounded", "recipe", f"SAB, {shown}, memory of 128", recipe(one_hot, bounded, list(far[1:]), 16, short, vary=not one_hot), far,
+                   budget="medium", aim=((100, 0.999), (20000, 0.99), (100000, 0.99)))
+        for name, (what, model) in SYSTEMS.items():
+            if name == "sab":
+                continue
+            yield Cell(f"recipe/{key}-{name}", "recipe", f"{what}, {shown}", recipe(one_hot, model, steps=20000), (100, *TRANSFER),
+                       budget="medium" if one_hot else "full")
+        for name in ("lstm", "lstm-k20", "attention"):
+            what, model = SYSTEMS[name]
+            yield Cell(f"recipe/{key}-{name}-to-100", "recipe", f"{what}, {shown}, trained at 10, 20, 100",
+                       recipe(one_hot, model, lengths=to_100, steps=20000), (100, *TRANSFER),
+                       budget="medium" if one_hot else "full")
+        alone = recipe(one_hot, lengths=(100,))
+        del alone["curriculum"]
+        yield Cell(f"recipe/{key}-separable", "recipe", f"SAB, {shown}, separable score", recipe(one_hot, {"score": "separable"}, list(far[1:]), 16, short, vary=not one_hot),
+                   far, budget="medium" if one_hot else "full")
+        yield Cell(f"recipe/{key}-scratch", "recipe", f"SAB, {shown}, length 100 alone", alone, (100, *TRANSFER),
+                   budget="medium" if one_hot else "full")
+
+
+def control_cells():
+    """By the recipe, where a run is a minute or two; copy_cells() has them from scratch."""
+    for name, (title, change) in CONTROLS.items():
+        yield Cell(f"controls/recipe/{name}", "controls", f"recipe, one-hot: {title}", recipe(True, change, steps=20000), (100, *TRANSFER),
+                   budget="medium")
+    yield Cell("controls/recipe/lstm-h-only", "controls", "recipe, one-hot: LSTM, truncation of h alone at 5",
+               recipe(True, {"kind": "lstm", "k_trunc": 5, "truncate": "h"}, steps=20000), (100, *TRANSFER), budget="medium")
 
 
 def scratch(model, length, one_hot, steps=30000):
@@ -164,15 +181,25 @@ def copy_cells():
 
 
 def adding_cells():
-    systems = {**{name: SYSTEMS[name] for name in ("sab", "lstm", "lstm-k20", "attention")},
+    """By a curriculum, evaluated beyond what it was trained at; and from scratch, as the paper defines it."""
+    names = ("sab", "lstm", "lstm-k20", "attention")
+    systems = {**{name: SYSTEMS[name] for name in names},
                "sab-k10": ("SAB, k_trunc = k_top = 10", {"kind": "sab", "k_trunc": 10, "k_top": 10})}
+    for name in names:
+        title, model = systems[name]
+        yield Cell(f"adding/recipe/{name}", "adding", f"trained at 20, then 100: {title}",
+                   job({"hidden_size": 64, **model}, {"kind": "adding", "length": 100},
+                       {"steps": 20000, "learning_rate": 4e-3, "schedule": {"kind": "cosine", "final_factor": 0.002}},
+                       {"every": 500, "lengths": [200, 400], "sequences": 1024},
+                       curriculum={"lengths": [20, 100], "advance_when": "mse <= 0.001"}),
+                   (200, 400), budget="medium", aim=((200, 1e-5), (400, 1e-5)) if name == "sab" else ())
     for length in (200, 400):
         for name, (title, model) in systems.items():
             yield Cell(f"adding/T{length}/{name}", "adding", f"T = {length}: {title}",
                        job({"hidden_size": 128, **model}, {"kind": "adding", "length": length},
                            {"steps": 20000, "schedule": {"kind": "cosine", "final_factor": 0.01}},
                            {"every": 500, "lengths": [length], "stop_when": "mse <= 5e-6"}),
-                       (length,), aim=((length, 1e-5),))
+                       (length,), aim=((length, 1e-5),) if name.startswith("sab") else ())
 
 
 def recall_cells():
@@ -189,39 +216,41 @@ def recall_cells():
 
 
 def text_cells():
-    for hidden, batch, gpu in ((256, 64, False), (1000, 128, True)):
+    for hidden, batch, steps, budget in ((128, 64, 4000, "medium"), (1000, 128, 20000, "full")):
         for name in SYSTEMS:
             title, model = SYSTEMS[name]
             yield Cell(f"text/H{hidden}/{name}", "text", f"H = {hidden:,}: {title}",
                        job({"hidden_size": hidden, **model},
                            {"kind": "text", "path": "{ptb_train}", "valid_path": "{ptb_valid}", "window": 100},
-                           {"steps": 20000 if gpu else 8000, "batch_size": batch, "learning_rate": 2e-3,
+                           {"steps": steps, "batch_size": batch, "learning_rate": 2e-3,
                             "schedule": {"kind": "cosine", "final_factor": 0.05}},
                            {"every": 500, "sequences": 3930}),
-                       seeds=(1, 2, 3) if gpu else (1,), data="ptb", gpu=gpu)
+                       seeds=(1, 2, 3) if budget == "full" else (1,), data="ptb", gpu=budget == "full", budget=budget)
 
 
 def image_cells():
     systems = {"sab": ("SAB, k_trunc 50, k_att 10, k_top 10", {"kind": "sab", "k_trunc": 50, "k_att": 10, "k_top": 10}),
                "lstm": SYSTEMS["lstm"], "lstm-k20": SYSTEMS["lstm-k20"], "attention": SYSTEMS["attention"]}
-    for name, (title, model) in systems.items():
-        yield Cell(f"image/{name}", "image", title,
-                   job({"hidden_size": 128, **model},
-                       {"kind": "image", "path": "{mnist_train}", "labels_path": "{mnist_train_labels}", "permute_seed": 1},
-                       {"steps": 10000, "schedule": {"kind": "cosine", "final_factor": 0.05}},
-                       {"every": 1000, "sequences": 10000, "path": "{mnist_test}", "labels_path": "{mnist_test_labels}"}),
-                   seeds=(1,), data="mnist")
+    for hidden, steps, budget in ((64, 3000, "medium"), (128, 20000, "full")):
+        for name, (title, model) in systems.items():
+            yield Cell(f"image/H{hidden}/{name}", "image", f"H = {hidden}: {title}",
+                       job({"hidden_size": hidden, **model},
+                           {"kind": "image", "path": "{mnist_train}", "labels_path": "{mnist_train_labels}", "permute_seed": 1},
+                           {"steps": steps, "learning_rate": 2e-3, "schedule": {"kind": "cosine", "final_factor": 0.05}},
+                           {"every": 1000, "sequences": 10000, "path": "{mnist_test}", "labels_path": "{mnist_test_labels}"}),
+                       seeds=(1,), data="mnist", budget="full" if name == "attention" else budget)
 
 
 def digits_cells():
-    systems = {"sab": ("SAB, k_trunc 50, k_att 25, k_top 10", {"kind": "sab", "k_trunc": 50, "k_att": 26, "k_top": 10}),
+    systems = {"sab": ("SAB, k_trunc 50, k_att 26, k_top 10", {"kind": "sab", "k_trunc": 50, "k_att": 26, "k_top": 10}),
                "lstm-k50": ("LSTM, truncated at 50", {"kind": "lstm", "k_trunc": 50}), "lstm": SYSTEMS["lstm"]}
-    for name, (title, model) in systems.items():
-        yield Cell(f"digits/{name}", "digits", title,
-                   job({"hidden_size": 128, **model}, {"kind": "tensor", "path": "{digits_train}"},
-                       {"steps": 4000, "batch_size": 32, "schedule": {"kind": "cosine", "final_factor": 0.05}},
-                       {"every": 200, "sequences": 300, "path": "{digits_test}"}),
-                   seeds=(1,), data="digits")
+    for hidden, steps, budget in ((64, 2000, "medium"), (128, 10000, "full")):
+        for name, (title, model) in systems.items():
+            yield Cell(f"digits/H{hidden}/{name}", "digits", f"H = {hidden}: {title}",
+                       job({"hidden_size": hidden, **model}, {"kind": "tensor", "path": "{digits_train}"},
+                           {"steps": steps, "batch_size": 32, "learning_rate": 2e-3, "schedule": {"kind": "cosine", "final_factor": 0.05}},
+                           {"every": 200, "sequences": 300, "path": "{digits_test}"}),
+                       seeds=(1,), data="digits", budget=budget)
 
 
 ABLATIONS = {  # name: (title, model, train)
@@ -247,7 +276,7 @@ def ablation(name, title, model, train, **more):
                 job({"kind": "sab", "hidden_size": 64, **model}, copy_task(20, True), {"steps": 8000, "learning_rate": 2e-3, **train},
                     {"every": 200, "lengths": [20], "stop_when": "accuracy >= 0.999", "sequences": 256,
                      "final_lengths": [100, 400, 2000], "final_sequences": 128}, **more),
-                (20, 100, 400, 2000))
+                (20, 100, 400, 2000), budget="medium")
 
 
 def ablation_cells():
@@ -263,11 +292,11 @@ def peer_cells():
                {**job({"kind": "sab", "hidden_size": 64}, copy_task(20, True), {"steps": 1000, "learning_rate": 2e-3},
                       {"every": 0, "lengths": [20]}),
                 "checkpoint": {"every": 0, "keep_latest": 2, "initial": True}},
-               (20,), seeds=(1,), peer=True, small=True)
+               (20,), seeds=(1,), peer=True, budget="small")
 
 
 def all_cells():
     """In the order in which they run: what says most in the least time first."""
-    makers = (small_cells, peer_cells, recipe_cells, ablation_cells, recall_cells, adding_cells, copy_cells, text_cells, image_cells,
+    makers = (small_cells, peer_cells, recipe_cells, ablation_cells, control_cells, recall_cells, adding_cells, copy_cells, text_cells, image_cells,
               digits_cells)
     return [cell for maker in makers for cell in maker()]

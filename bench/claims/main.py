@@ -2,7 +2,7 @@
 """The paper's claims, measured by jobs of the service.
 
 Runs the cells of bench/claims/cells.py that have no result yet, on a service of its own (`sabctl up`) or on one that runs already, and
-writes docs/claims.md from all results. Ctrl-C leaves the jobs where they are: the same command goes on. A cell whose job file was not
+writes docs/CLAIMS.md from all results. Ctrl-C leaves the jobs where they are: the same command goes on. A cell whose job file was not
 changed is not run again; `--only NAME --again` runs it again.
 """
 
@@ -15,7 +15,7 @@ import sys
 import time
 
 import render
-from cells import all_cells
+from cells import BUDGETS, all_cells
 from driver import Driver, is_done, runs_of
 from service import Service, ServiceError
 
@@ -26,14 +26,15 @@ ROOT = HERE.parent.parent
 def arguments_of(argv):
     parser = argparse.ArgumentParser(prog="./dev bench claims", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=pathlib.Path, required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--budget", choices=["small", "full"], default="small", help="small: 15 minutes on two cores; full: a night, or a GPU")
+    parser.add_argument("--budget", choices=BUDGETS, default="small",
+                        help="small: 15 minutes on two cores; medium: some hours; full: nights, or a GPU")
     parser.add_argument("--only", metavar="PATTERN", action="append", help="cells whose name matches, of any budget: 'copy/onehot/T100/*'. May be repeated")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="raw data (ptb/, mnist/, fsdd/); cells that need it are skipped without")
     parser.add_argument("--seeds", type=int, default=0, metavar="N", help="seeds 1 to N in place of the cell's own")
     parser.add_argument("--again", action="store_true", help="also run what has a result")
     parser.add_argument("--results", type=pathlib.Path, default=HERE / "results", metavar="DIR", help="results, a JSON file a cell")
     parser.add_argument("--work", type=pathlib.Path, metavar="DIR", help="the service's state and derived data (default: claims/ in the build folder)")
-    parser.add_argument("--docs", type=pathlib.Path, metavar="DIR", help="where claims.md is written (default: docs/, or --results if that is given)")
+    parser.add_argument("--docs", type=pathlib.Path, metavar="DIR", help="where CLAIMS.md is written (default: docs/, or --results if that is given)")
     parser.add_argument("--address", default="", metavar="HOST:PORT", help="use a service that runs already")
     parser.add_argument("--parallel", type=int, default=0, metavar="N", help="jobs at a time (default: one a core)")
     parser.add_argument("--list", action="store_true", help="the chosen cells and their state, and nothing else")
@@ -51,7 +52,7 @@ def chosen(cells, arguments):
         if not found:
             sys.exit(f"no cell matches {' '.join(arguments.only)}; --budget full --list names them all")
         return found
-    return [cell for cell in cells if cell.small or arguments.budget == "full"]
+    return [cell for cell in cells if BUDGETS.index(cell.budget) <= BUDGETS.index(arguments.budget)]
 
 
 def show(cells, arguments):
@@ -90,7 +91,7 @@ def main(argv):
     finally:
         service.stop()
         write()
-    say(f"the page is {arguments.docs / 'claims.md'}")
+    say(f"the page is {arguments.docs / 'CLAIMS.md'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/claims.md (its part between two markers) and the plots from the stored results."""
+"""Writes docs/CLAIMS.md (its part between two markers) and the plots from the stored results."""
 
 import re
 
@@ -149,9 +149,9 @@ def page(cells, folder):
 
 
 def write(cells, folder, docs):
-    """Into `docs`/claims.md between the markers, and `docs`/images/. Makes the page when there is none."""
+    """Into `docs`/CLAIMS.md between the markers, and `docs`/images/. Makes the page when there is none."""
     text, images = page(cells, folder)
-    path = docs / "claims.md"
+    path = docs / "CLAIMS.md"
     old = path.read_text() if path.exists() else f"# Claims\n\n{BEGIN}\n{END}\n"
     pattern = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.S)
     if not pattern.search(old):

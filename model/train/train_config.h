@@ -25,6 +25,8 @@ struct Condition {
 struct Curriculum {
   std::vector<int64_t> lengths;  // increasing; empty: no curriculum
   Condition advance_when;
+  bool vary = false;  // each update trains at a length drawn evenly from the first to the present one
+  uint64_t seed = 0;  // of these draws
 };
 
 // The job file's `train:`, `eval:`, `checkpoint:` and `curriculum:`.

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "model/random.h"
+
 namespace sab::model {
 namespace {
 
@@ -19,6 +21,8 @@ struct Stopped {};
 // The last one counts the ranks that are asked to leave.
 constexpr int64_t kSummed = 7;
 constexpr int64_t kLeaving = 6;
+
+constexpr uint64_t kLengthSalt = 0x6c656e677468;  // keeps the draws of lengths apart from those of data and parameters
 
 std::vector<double> Pack(const PassSums& sums, int rank, int world_size) {
   std::vector<double> packed(static_cast<size_t>(kSummed + world_size), 0.0);
@@ -248,6 +252,14 @@ int64_t TrainLoop::TrainingLength() const {
   return config_.curriculum.lengths.at(static_cast<size_t>(state_.curriculum_stage));
 }
 
+int64_t TrainLoop::LengthOf(int64_t step) const {
+  const int64_t present = TrainingLength();
+  if (!config_.curriculum.vary || config_.curriculum.lengths.empty()) return present;
+  const int64_t shortest = config_.curriculum.lengths.front();
+  Random random(config_.curriculum.seed ^ kLengthSalt, static_cast<uint64_t>(step));
+  return shortest + static_cast<int64_t>(random.Below(static_cast<uint64_t>(present - shortest + 1)));
+}
+
 Batch TrainLoop::OnDevice(Batch batch) const {
   const at::Tensor& values = parameters_.values();
   if (values.is_cuda()) {
@@ -272,7 +284,7 @@ StepReport TrainLoop::Step() {
   observer_->OnActivity(Activity::kStep);
   StepReport report;
   report.step = state_.step + 1;
-  report.length = TrainingLength();
+  report.length = LengthOf(report.step);
   report.rows = config_.batch_size;
   const Batch batch = OnDevice(task_.TrainingBatch(report.step, report.length, my_rows_));
   const int64_t loss_count = task_.TrainingLossCount(report.step, report.length, config_.batch_size);

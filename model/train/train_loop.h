@@ -138,7 +138,10 @@ class TrainLoop {
   FrozenState Freeze() { return optimizer_->Freeze(parameters_.values()); }
 
  private:
+  // The present length of the curriculum, or the task's.
   int64_t TrainingLength() const;
+  // What the update `step` trains at; a function of the stage, the seed and the step.
+  int64_t LengthOf(int64_t step) const;
   void Join();
   void Agree();
   void TakeStateFrom(int root);

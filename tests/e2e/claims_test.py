@@ -28,7 +28,7 @@ BUILD = None
 def tiny(name, updates=20, seeds=(1, 2), **more):
     job = cells.job({"kind": "sab", "hidden_size": 8}, cells.copy_task(5, True), {"steps": updates, "batch_size": 8},
                     {"every": 5, "lengths": [5], "sequences": 16, "final_lengths": [10]})
-    return cells.Cell(name, "small", f"a tiny {name}", job, (5, 10), seeds, small=True, **more)
+    return cells.Cell(name, "small", f"a tiny {name}", job, (5, 10), seeds, budget="small", **more)
 
 
 class AnyFile(dict):
@@ -88,7 +88,7 @@ class ClaimsTest(unittest.TestCase):
         self.assertNotEqual(runs["1"]["digest"], runs["2"]["digest"])
         self.assertTrue(self.heard("skipped text: needs the data folder"))
 
-        page = self.folder / "results" / "claims.md"
+        page = self.folder / "results" / "CLAIMS.md"
         self.assertIn("a tiny one", page.read_text())
         images = sorted((self.folder / "results" / "images").glob("*.svg"))
         self.assertEqual([image.name for image in images], ["claims-small-curves.svg", "claims-small-transfer.svg"])
@@ -157,13 +157,13 @@ class ClaimsTest(unittest.TestCase):
         write_recordings(self.folder / "raw" / "fsdd" / "recordings.tar.xz")
         job = cells.job({"kind": "lstm", "hidden_size": 8}, {"kind": "tensor", "path": "{digits_train}"}, {"steps": 4, "batch_size": 2},
                         {"every": 2, "path": "{digits_test}"})
-        sound = cells.Cell("digits", "digits", "tiny recordings", job, seeds=(1,), small=True, data="digits")
+        sound = cells.Cell("digits", "digits", "tiny recordings", job, seeds=(1,), budget="small", data="digits")
         broken = cells.Cell("broken", "digits", "not a safetensors file", data.fill(job, {"digits_train": __file__, "digits_test": __file__}),
-                            seeds=(1,), small=True)
+                            seeds=(1,), budget="small")
         self.assertEqual(self.call([sound, broken], "--data", str(self.folder / "raw")), 0)
         self.assertEqual(self.result("digits")["1"]["figures"].keys(), {"0"})
         self.assertEqual(self.result("broken")["1"]["state"], "FAILED")
-        self.assertIn("seed 1 FAILED", (self.folder / "results" / "claims.md").read_text())
+        self.assertIn("seed 1 FAILED", (self.folder / "results" / "CLAIMS.md").read_text())
 
 
 if __name__ == "__main__":

@@ -50,30 +50,15 @@ std::vector<FastCase> Small(std::vector<FastCase> cases) {
   return cases;
 }
 
-// Compares a training step, and with `passes` the other passes.
-void ExpectAgreement(const FastCase& c, const DeviceLimits& limits, bool passes) {
-  ParameterSet parameters = MakeParameters(c);
-  const Batch batch = MakeBatch(c);
-  const std::unique_ptr<Engine> reference = MakeReferenceEngine(c.config, c.shape, parameters);
-  const std::unique_ptr<Engine> emulated = MakeEmulated(c, parameters, limits);
-  const Outcome expected = RunStep(*reference, parameters, batch);
-  const Outcome actual = RunStep(*emulated, parameters, batch);
-  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly
-  // equal numbers.
-  const double tolerance = c.config.k_top == 1 ? 1e-8 : 1e-10;
-  std::string where;
-  EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), tolerance) << where;
-  ExpectSameSums(actual.sums, expected.sums, 1e-10);
-  if (!passes) return;
-  ExpectSameSums(emulated->Evaluate(batch), reference->Evaluate(batch), 1e-10);
-  const at::Tensor y = reference->Outputs(batch);
-  EXPECT_LE((emulated->Outputs(batch) - y).abs().max().item<double>(), 1e-10 * y.abs().max().item<double>());
+// The emulator as an engine under test.
+EngineMaker Emulator(const DeviceLimits& limits) {
+  return [limits](const FastCase& c, ParameterSet& parameters) { return MakeEmulated(c, parameters, limits); };
 }
 
 class CudaEngineInDouble : public testing::TestWithParam<FastCase> {};
 
 TEST_P(CudaEngineInDouble, AgreesWithTheReferenceToRounding) {
-  ExpectAgreement(GetParam(), kOneBlockAGroup, /*passes=*/false);
+  ExpectAgreementInDouble(GetParam(), Emulator(kOneBlockAGroup), /*passes=*/false);
 }
 
 INSTANTIATE_TEST_SUITE_P(Grid, CudaEngineInDouble, testing::ValuesIn(Small(SabGrid())), CaseName);
@@ -81,7 +66,7 @@ INSTANTIATE_TEST_SUITE_P(Grid, CudaEngineInDouble, testing::ValuesIn(Small(SabGr
 class CudaEngineWithSettings : public testing::TestWithParam<FastCase> {};
 
 TEST_P(CudaEngineWithSettings, AgreesWithTheReferenceInEveryPass) {
-  ExpectAgreement(GetParam(), kOneBlockAGroup, /*passes=*/true);
+  ExpectAgreementInDouble(GetParam(), Emulator(kOneBlockAGroup), /*passes=*/true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Settings, CudaEngineWithSettings, testing::ValuesIn(Small(Settings())), CaseName);
@@ -121,7 +106,7 @@ class CudaEngineOfSystem : public testing::TestWithParam<FastCase> {};
 TEST_P(CudaEngineOfSystem, DividesHiddenUnitsAmongTheBlocksOfAGroup) {
   const cuda::SweepShape shape = cuda::ChooseSweep(GetParam().config, 5, true, kSeveralBlocksAGroup, {8, 8});
   ASSERT_EQ(shape.group, 4);
-  ExpectAgreement(GetParam(), kSeveralBlocksAGroup, /*passes=*/false);
+  ExpectAgreementInDouble(GetParam(), Emulator(kSeveralBlocksAGroup), /*passes=*/false);
 }
 
 TEST_P(CudaEngineOfSystem, TakesManyRowsThroughOneGroup) {
@@ -129,14 +114,14 @@ TEST_P(CudaEngineOfSystem, TakesManyRowsThroughOneGroup) {
   c.rows = 11;  // more than a thread computes at a time
   const cuda::SweepShape shape = cuda::ChooseSweep(c.config, c.rows, true, kManyRowsAGroup, {8, 8});
   ASSERT_EQ(shape.rows_at_a_time, cuda::kManyRows);
-  ExpectAgreement(c, kManyRowsAGroup, /*passes=*/false);
+  ExpectAgreementInDouble(c, Emulator(kManyRowsAGroup), /*passes=*/false);
 }
 
 TEST_P(CudaEngineOfSystem, ReadsWeightsThatDoNotFit) {
   const cuda::SweepShape shape = cuda::ChooseSweep(GetParam().config, 5, true, kNothingResident, {8, 8});
   ASSERT_FALSE(shape.resident);
   ASSERT_GT(shape.group, 1);
-  ExpectAgreement(GetParam(), kNothingResident, /*passes=*/false);
+  ExpectAgreementInDouble(GetParam(), Emulator(kNothingResident), /*passes=*/false);
 }
 
 TEST_P(CudaEngineOfSystem, GivesTheSameBitsAgainAndWithRecomputing) {
@@ -149,20 +134,9 @@ TEST_P(CudaEngineOfSystem, GivesTheSameBitsAgainAndWithRecomputing) {
   EXPECT_TRUE(at::equal(kept.gradients, EmulatedStep(c, kSeveralBlocksAGroup).gradients));
 }
 
-// Each engine's distance from the reference in double, the parameters being the same numbers.
 TEST_P(CudaEngineOfSystem, IsInFloatAtMostTwiceAsFarFromDoubleAsTheReferenceIs) {
-  FastCase exact = GetParam(), rounded = exact;
-  rounded.config.precision = Precision::kFp32;
-  const Batch batch = MakeBatch(exact);
-  ParameterSet in_float = MakeParameters(rounded), in_double = MakeParameters(exact);
-  in_double.values().copy_(in_float.values());
-  const at::Tensor truth =
-      RunStep(*MakeReferenceEngine(exact.config, exact.shape, in_double), in_double, batch).gradients;
-  const Outcome reference = RunStep(*MakeReferenceEngine(rounded.config, rounded.shape, in_float), in_float, batch);
-  const Outcome emulated = RunStep(*MakeEmulated(rounded, in_float, kOneBlockAGroup), in_float, batch);
-  std::string where;
-  const double allowed = 2 * WorstRelativeError(in_float, reference.gradients, truth, &where) + 1e-5;
-  EXPECT_LE(WorstRelativeError(in_float, emulated.gradients, truth, &where), allowed) << where;
+  const FloatErrors errors = ErrorsInFloat(GetParam(), Emulator(kOneBlockAGroup));
+  EXPECT_LE(errors.engine, 2 * errors.reference + 1e-5) << errors.where;
 }
 
 // With parameters that bf16 holds exactly, the sweep forward gives the bits of fp32: its sums are not rounded.

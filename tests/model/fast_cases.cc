@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "model/random.h"
+#include "model/reference/reference_engine.h"
 
 namespace sab::model {
 
@@ -302,6 +303,42 @@ void ExpectSameSums(const PassSums& actual, const PassSums& expected, double tol
   EXPECT_EQ(actual.correct_count, expected.correct_count);
   EXPECT_EQ(actual.guarded_count, expected.guarded_count);
   EXPECT_NEAR(actual.max_hidden_norm, expected.max_hidden_norm, tolerance * expected.max_hidden_norm);
+}
+
+void ExpectAgreementInDouble(const FastCase& c, const EngineMaker& make, bool passes) {
+  ParameterSet parameters = MakeParameters(c);
+  const Batch batch = MakeBatch(c);
+  const std::unique_ptr<Engine> reference = MakeReferenceEngine(c.config, c.shape, parameters);
+  const std::unique_ptr<Engine> engine = make(c, parameters);
+  const Outcome expected = RunStep(*reference, parameters, batch);
+  const Outcome actual = RunStep(*engine, parameters, batch);
+  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly
+  // equal numbers.
+  const double tolerance = c.config.k_top == 1 ? 1e-8 : 1e-10;
+  std::string where;
+  EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), tolerance) << where;
+  ExpectSameSums(actual.sums, expected.sums, 1e-10);
+  if (!passes) return;
+  ExpectSameSums(engine->Evaluate(batch), reference->Evaluate(batch), 1e-10);
+  const at::Tensor y = reference->Outputs(batch);
+  EXPECT_LE((engine->Outputs(batch) - y).abs().max().item<double>(), 1e-10 * y.abs().max().item<double>());
+}
+
+FloatErrors ErrorsInFloat(const FastCase& exact, const EngineMaker& make) {
+  FastCase rounded = exact;
+  rounded.config.precision = Precision::kFp32;
+  const Batch batch = MakeBatch(exact);
+  ParameterSet in_float = MakeParameters(rounded), in_double = MakeParameters(exact);
+  in_double.values().copy_(in_float.values());
+  const at::Tensor truth =
+      RunStep(*MakeReferenceEngine(exact.config, exact.shape, in_double), in_double, batch).gradients;
+  const Outcome reference = RunStep(*MakeReferenceEngine(rounded.config, rounded.shape, in_float), in_float, batch);
+  const Outcome engine = RunStep(*make(rounded, in_float), in_float, batch);
+  EXPECT_NEAR(engine.sums.loss_sum, reference.sums.loss_sum, 1e-5 * std::abs(reference.sums.loss_sum));
+  FloatErrors errors;
+  errors.reference = WorstRelativeError(in_float, reference.gradients, truth, &errors.where);
+  errors.engine = WorstRelativeError(in_float, engine.gradients, truth, &errors.where);
+  return errors;
 }
 
 }  // namespace sab::model

@@ -21,25 +21,14 @@ class OneThread : public testing::Environment {
 };
 const auto* const kOneThread = testing::AddGlobalTestEnvironment(new OneThread);
 
+std::unique_ptr<Engine> MakeFast(const FastCase& c, ParameterSet& parameters) {
+  return MakeFastEngine(c.config, c.shape, parameters);
+}
+
 class FastEngineInDouble : public testing::TestWithParam<FastCase> {};
 
 TEST_P(FastEngineInDouble, AgreesWithTheReferenceToRounding) {
-  const FastCase& c = GetParam();
-  ParameterSet parameters = MakeParameters(c);
-  const Batch batch = MakeBatch(c);
-  const std::unique_ptr<Engine> reference = MakeReferenceEngine(c.config, c.shape, parameters);
-  const std::unique_ptr<Engine> fast = MakeFastEngine(c.config, c.shape, parameters);
-  const Outcome expected = RunStep(*reference, parameters, batch);
-  const Outcome actual = RunStep(*fast, parameters, batch);
-  // With one recall its weight is r / (r + 1e-7): what is left of the scores' gradient is the difference of nearly
-  // equal numbers.
-  const double tolerance = c.config.k_top == 1 ? 1e-8 : 1e-10;
-  std::string where;
-  EXPECT_LE(WorstRelativeError(parameters, actual.gradients, expected.gradients, &where), tolerance) << where;
-  ExpectSameSums(actual.sums, expected.sums, 1e-10);
-  ExpectSameSums(fast->Evaluate(batch), reference->Evaluate(batch), 1e-10);
-  const at::Tensor y = reference->Outputs(batch);
-  EXPECT_LE((fast->Outputs(batch) - y).abs().max().item<double>(), 1e-10 * y.abs().max().item<double>());
+  ExpectAgreementInDouble(GetParam(), MakeFast, /*passes=*/true);
 }
 
 INSTANTIATE_TEST_SUITE_P(Grid, FastEngineInDouble, testing::ValuesIn(SabGrid()), CaseName);
@@ -48,36 +37,13 @@ INSTANTIATE_TEST_SUITE_P(Controls, FastEngineInDouble, testing::ValuesIn(Control
 
 class FastEngineInFloat : public testing::TestWithParam<FastCase> {};
 
-// Each engine's distance from the reference in double, the parameters being the same numbers.
-struct FloatErrors {
-  double reference = 0, fast = 0;
-  std::string where;
-};
-
-FloatErrors ErrorsInFloat(const FastCase& exact) {
-  FastCase rounded = exact;
-  rounded.config.precision = Precision::kFp32;
-  const Batch batch = MakeBatch(exact);
-  ParameterSet in_float = MakeParameters(rounded), in_double = MakeParameters(exact);
-  in_double.values().copy_(in_float.values());
-  const at::Tensor truth =
-      RunStep(*MakeReferenceEngine(exact.config, exact.shape, in_double), in_double, batch).gradients;
-  const Outcome reference = RunStep(*MakeReferenceEngine(rounded.config, rounded.shape, in_float), in_float, batch);
-  const Outcome fast = RunStep(*MakeFastEngine(rounded.config, rounded.shape, in_float), in_float, batch);
-  EXPECT_NEAR(fast.sums.loss_sum, reference.sums.loss_sum, 1e-5 * std::abs(reference.sums.loss_sum));
-  FloatErrors errors;
-  errors.reference = WorstRelativeError(in_float, reference.gradients, truth, &errors.where);
-  errors.fast = WorstRelativeError(in_float, fast.gradients, truth, &errors.where);
-  return errors;
-}
-
 // How many times as far the fast engine is, in the geometric mean over twelve networks.
 double MeanRatioInFloat(FastCase c) {
   double logarithms = 0;
   for (uint64_t seed = 1; seed <= 12; ++seed) {
     c.config.seed = seed;
-    const FloatErrors errors = ErrorsInFloat(c);
-    logarithms += std::log(errors.fast / errors.reference);
+    const FloatErrors errors = ErrorsInFloat(c, MakeFast);
+    logarithms += std::log(errors.engine / errors.reference);
   }
   return std::exp(logarithms / 12);
 }
@@ -85,11 +51,11 @@ double MeanRatioInFloat(FastCase c) {
 // Along chains of recalls the errors of one network are a draw of chance, for either engine: where the first draw is
 // unlucky, twelve decide.
 TEST_P(FastEngineInFloat, IsAtMostTwiceAsFarFromDoubleAsTheReferenceIs) {
-  const FloatErrors errors = ErrorsInFloat(GetParam());
+  const FloatErrors errors = ErrorsInFloat(GetParam(), MakeFast);
   // Kind attention takes tanh from e^2K e^2Q, whose error is an ulp of 1 however small tanh is.
   const double floor = GetParam().config.kind == Kind::kAttention ? 5e-5 : 1e-5;
-  if (errors.fast <= 2 * errors.reference + floor) return;
-  EXPECT_LE(MeanRatioInFloat(GetParam()), 2) << errors.where << ": " << errors.fast << ", " << errors.reference;
+  if (errors.engine <= 2 * errors.reference + floor) return;
+  EXPECT_LE(MeanRatioInFloat(GetParam()), 2) << errors.where << ": " << errors.engine << ", " << errors.reference;
 }
 
 // Without those of one hidden unit, where the gradient of W_q is a difference of nearly equal numbers, and those that

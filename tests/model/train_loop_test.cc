@@ -10,6 +10,7 @@
 #include <future>
 #include <limits>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace sab::model {
@@ -229,7 +230,7 @@ void ExpectANewcomerGetsTheStateOfTheSurvivor(int survivor, int64_t eval_every,
                                               const std::function<void(int, Trainer&)>& tear) {
   Settings settings;
   settings.train.eval_every = eval_every;
-  settings.train.curriculum = {{3, 4, 5, 6}, {"loss", Condition::Op::kBelow, 100}};
+  settings.train.curriculum = {{3, 4, 5, 6}, {"loss", Condition::Op::kBelow, 100}, /*vary=*/true};
   at::Tensor uninterrupted;
   RunRanks(2, settings, [&](int rank, Trainer& trainer) {
     if (rank == 0) uninterrupted = trainer.parameters.values().clone();
@@ -402,6 +403,27 @@ TEST(TrainLoopTest, TheCurriculumAdvancesWhenItsConditionHolds) {
   Trainer stays(settings, *alone);
   stays.loop.Run();
   EXPECT_EQ(stays.recorder.steps.back().length, 3);
+}
+
+TEST(TrainLoopTest, AVaryingCurriculumDrawsLengthsUpToThePresentOneFromTheSeedAndTheStep) {
+  Settings settings;
+  settings.train.steps = 40;
+  settings.train.eval_every = 20;
+  settings.train.curriculum = {{3, 5, 9}, {"loss", Condition::Op::kBelow, 100}, /*vary=*/true, /*seed=*/7};
+  auto alone = MakeSingleProcessCollective();
+  const auto lengths_of = [&] {
+    Trainer trainer(settings, *alone);
+    trainer.loop.Run();
+    std::vector<int64_t> lengths;
+    for (const StepReport& step : trainer.recorder.steps) lengths.push_back(step.length);
+    return lengths;
+  };
+  const std::vector<int64_t> lengths = lengths_of();
+  EXPECT_EQ(std::set<int64_t>(lengths.begin(), lengths.begin() + 20), (std::set<int64_t>{3}));
+  EXPECT_EQ(std::set<int64_t>(lengths.begin() + 20, lengths.end()), (std::set<int64_t>{3, 4, 5}));
+  EXPECT_EQ(lengths_of(), lengths);
+  settings.train.curriculum.seed = 8;
+  EXPECT_NE(lengths_of(), lengths);
 }
 
 TEST(TrainLoopTest, AStopRequestEndsItAfterThePresentStep) {

@@ -63,7 +63,7 @@ train: {batch_size: 8, steps: 9, optimizer: sgd, learning_rate: 0.1, momentum: 0
         schedule: {kind: cosine, warmup_steps: 3, final_factor: 0.2}, max_nonfinite_steps: 4}
 eval: {every: 6, lengths: [12, 24], sequences: 33, stop_when: "accuracy >= 0.75", final_lengths: [48], final_sequences: 5}
 checkpoint: {every: 7, initial: true}
-curriculum: {lengths: [3, 12], advance_when: "loss < 0.5"}
+curriculum: {lengths: [3, 12], advance_when: "loss < 0.5", vary: true}
 )");
   const model::ModelConfig m = ToModelConfig(spec);
   EXPECT_EQ(m.hidden_size, 32);
@@ -112,6 +112,8 @@ curriculum: {lengths: [3, 12], advance_when: "loss < 0.5"}
   EXPECT_TRUE(c.checkpoint_initial);
   EXPECT_EQ(c.curriculum.lengths, (std::vector<int64_t>{3, 12}));
   EXPECT_EQ(c.curriculum.advance_when.Text(), "loss < 0.5");
+  EXPECT_TRUE(c.curriculum.vary);
+  EXPECT_EQ(c.curriculum.seed, static_cast<uint64_t>(spec.train().seed()));
 }
 
 }  // namespace

@@ -96,6 +96,8 @@ model::TrainConfig ToTrainConfig(const v1::JobSpec& given) {
   if (spec.has_curriculum() && spec.curriculum().lengths_size() > 0) {
     to.curriculum.lengths.assign(spec.curriculum().lengths().begin(), spec.curriculum().lengths().end());
     to.curriculum.advance_when = ToCondition("curriculum.advance_when", spec.curriculum().advance_when());
+    to.curriculum.vary = spec.curriculum().vary();
+    to.curriculum.seed = static_cast<uint64_t>(spec.train().seed());
   }
   return to;
 }
