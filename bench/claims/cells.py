@@ -41,7 +41,7 @@ CLAIMS = [
           "truncated BPTT cannot, and holds at lengths it never saw; full BPTT and full self-attention are the references.", SYMBOLS),
     Claim("recipe", "Copy of length 100 by a curriculum of lengths",
           "The recipe: H = 64, Adam at 2e-3, clipping at 1; trained at length 10 until half of the symbols are right, then at 20, until length 100 "
-          "is solved; one job. With the raw integer as input, at 10, 20 and 40 and at all lengths between (`curriculum.vary`). Aimed at: 99.9 % "
+          "is solved; one job. With the raw integer as input, at 10, 20 and 40 and at all lengths between (`curriculum.vary`), until length 400 is. Aimed at: 99.9 % "
           "at T = 100 within 60 minutes on two cores, 99.5 % at 200 to 5,000 with the same weights, 99 % at 20,000 and 100,000 with a bounded "
           "memory. The other systems by the same recipe, at most 20,000 updates.", SYMBOLS),
     Claim("copy", "Copy of length 100, 200 and 300 from scratch",
@@ -128,8 +128,13 @@ def recipe_cells():
     for key, one_hot in (("onehot", True), ("raw", False)):
         shown, short = ("one-hot", (10, 20)) if one_hot else ("raw integer", (10, 20, 40))
         aim = ((100, 0.999), *((length, 0.995) for length in TRANSFER))
-        yield Cell(f"recipe/{key}", "recipe", f"SAB, {shown}", recipe(one_hot, lengths=short, vary=not one_hot), (100, *TRANSFER), aim=aim, budget="small" if one_hot else "medium")
-        yield Cell(f"recipe/{key}-bounded", "recipe", f"SAB, {shown}, memory of 128", recipe(one_hot, bounded, list(far[1:]), 16, short, vary=not one_hot), far,
+        # The raw input is learned less cleanly: solved at 100 one of the seeds held 98 % at 2,000. It is stopped by length 400.
+        goal = 100 if one_hot else 400
+        yield Cell(f"recipe/{key}", "recipe", f"SAB, {shown}",
+                   recipe(one_hot, final=[length for length in (100, *TRANSFER) if length != goal], lengths=short, goal=goal, vary=not one_hot),
+                   (100, *TRANSFER), aim=aim, budget="small" if one_hot else "medium")
+        yield Cell(f"recipe/{key}-bounded", "recipe", f"SAB, {shown}, memory of 128",
+                   recipe(one_hot, bounded, [length for length in far if length != goal], 16, short, goal=goal, vary=not one_hot), far,
                    budget="medium", aim=((100, 0.999), (20000, 0.99), (100000, 0.99)))
         for name, (what, model) in SYSTEMS.items():
             if name == "sab":
