@@ -15,13 +15,15 @@ class Cluster:
     `host` is the coordinator's address and that of the workers, but for `places`: {index: (address, command that runs a program there)}.
     """
 
-    def __init__(self, bin_dir, folder, workers=2, lease="5s", standby=1, host="127.0.0.1", places=None):
+    def __init__(self, bin_dir, folder, workers=2, lease="5s", standby=1, host="127.0.0.1", places=None, coordinator_flags=(), worker_flags=()):
         self.bin = pathlib.Path(bin_dir)
         self.folder = pathlib.Path(folder)
         self.lease = lease
         self.standby = standby
         self.host = host
         self.places = places or {}
+        self.coordinator_flags = coordinator_flags
+        self.worker_flags = worker_flags
         self.address = f"{host}:0"
         self.coordinator = None
         self.workers = [None] * workers
@@ -57,7 +59,7 @@ class Cluster:
         self.coordinator = self._start(
             "coordinator", self.bin / "sab-coordinator", "--state-dir", self.folder / "coordinator", "--listen", self.address,
             "--metrics-listen", "127.0.0.1:0", "--checkpoint-dir", self.folder / "checkpoints", "--lease", self.lease,
-            "--address-file", address_file)
+            "--address-file", address_file, *self.coordinator_flags)
         self.wait(lambda: address_file.exists() and address_file.read_text().strip(), "the coordinator")
         self.address = address_file.read_text().strip()
 
@@ -68,7 +70,7 @@ class Cluster:
         self.workers[index] = self._start(
             f"worker-{index}", *there, self.bin / "sab-worker", "--coordinator", self.address, "--state-dir", state, "--slots", "1",
             "--device", "cpu", "--threads-per-slot", "1", "--advertise", address, "--metrics-listen", "127.0.0.1:0",
-            "--standby", str(self.standby))
+            "--standby", str(self.standby), *self.worker_flags)
 
     def sabctl(self, *arguments, check=True):
         command = [str(self.bin / "sabctl"), "--address", self.address, "--connect-timeout", "60s", *arguments]
