@@ -242,8 +242,9 @@ class Coordinator {
   void RefreshCluster() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WorkerView SlotsOf(const WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshWorker(const WorkerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Where the scheduler would place the request if nobody waited; empty: nowhere.
-  std::vector<RankPlacement> FindFreeSlots(const JobId& job, const GangRequest& request)
+  // Where the scheduler would place the request of a job whose attempt is ending, in the job's place among those that
+  // wait; empty: nowhere.
+  std::vector<RankPlacement> FindFreeSlots(const JobEntry& entry, const GangRequest& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshJob(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsReady(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

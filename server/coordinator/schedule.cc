@@ -169,15 +169,21 @@ void Coordinator::RefreshWorker(const WorkerId& id) {
   cluster_.PutWorker(SlotsOf(it->second));
 }
 
-std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobId& job, const GangRequest& request) {
+std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobEntry& entry, const GangRequest& request) {
   const absl::Duration now = clock_->Monotonic();
-  Cluster free_slots{Cluster::Options()};
-  for (const auto& [id, worker] : workers_) {
-    if (leases_.IsLive(id, now)) free_slots.PutWorker(SlotsOf(worker));
+  for (const WorkerId& id : changed_workers_) RefreshWorker(id);
+  WaitingJob wish = WaitingView(entry);
+  wish.request = request;
+  cluster_.PutWaiting(wish, now);
+  Decision decision = Decide(&cluster_, now, options_.scheduling);
+  cluster_.RemoveJob(entry.id, now);
+  MarkChanged(entry.id);
+  for (Placed& placed : decision.starts) {
+    const bool live = std::all_of(placed.placements.begin(), placed.placements.end(),
+                                  [&](const RankPlacement& place) { return leases_.IsLive(place.worker, now); });
+    if (placed.job == entry.id && live) return std::move(placed.placements);
   }
-  free_slots.PutWaiting({.job = job, .request = request}, now);
-  Decision decision = Decide(&free_slots, now, options_.scheduling);
-  return decision.starts.empty() ? std::vector<RankPlacement>() : std::move(decision.starts.front().placements);
+  return {};
 }
 
 void Coordinator::RefreshJob(const JobId& id) {
