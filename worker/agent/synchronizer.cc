@@ -14,6 +14,8 @@ constexpr size_t kMaxCalls = 3;  // in flight; each newer one releases the older
 constexpr absl::Duration kFirstHold = absl::Seconds(1);
 // Over the hold, until a call counts as lost; a part of the lease once that is known.
 constexpr absl::Duration kLeastSlack = absl::Seconds(1), kMostSlack = absl::Seconds(4);
+// After its deadline, until a call is cancelled because gRPC has not noticed.
+constexpr absl::Duration kLate = absl::Milliseconds(200);
 // An answer without news that came sooner than this was not held: the next call waits.
 constexpr absl::Duration kHeld = absl::Milliseconds(200);
 
@@ -90,15 +92,17 @@ void Synchronizer::StartCall() {
     const absl::Duration slack = known ? std::clamp(lease_ / 5, kLeastSlack, kMostSlack) : kMostSlack;
     *call->request.mutable_max_hold() = ToProto(hold);
     rpc::SetDeadline(call->context, hold + slack);
+    call->overdue = call->started + hold + slack + kLate;
     calls_.push_back(call);
   }
-  call->agents->async()->Synchronize(&call->context, &call->request, &call->response,
-                                     [this, call](grpc::Status status) {
-                                       MutexLock lock(&mutex_);
-                                       call->status = rpc::FromGrpc(status);
-                                       call->done = true;
-                                       changed_condition_.NotifyAll();
-                                     });
+  call->agents->async()->Synchronize(
+      &call->context, &call->request, &call->response, [this, call](grpc::Status status) {
+        MutexLock lock(&mutex_);
+        call->status =
+            call->given_up && !status.ok() ? absl::DeadlineExceededError("no answer in time") : rpc::FromGrpc(status);
+        call->done = true;
+        changed_condition_.NotifyAll();
+      });
 }
 
 bool Synchronizer::MayCallLocked(absl::Duration now) {
@@ -116,12 +120,19 @@ std::vector<std::shared_ptr<Synchronizer::Call>> Synchronizer::WaitForWork(bool*
     const absl::Duration now = clock_->Monotonic();
     if (now >= own_change) changed_ = true;
     *call_now = !stop_ && MayCallLocked(now);
+    absl::Duration overdue = absl::InfiniteDuration();
     for (const auto& call : calls_) {
-      if (call->done) finished.push_back(call);
+      if (call->done) {
+        finished.push_back(call);
+      } else if (now >= call->overdue) {
+        if (!std::exchange(call->given_up, true)) call->context.TryCancel();
+      } else {
+        overdue = std::min(overdue, call->overdue);
+      }
     }
     std::erase_if(calls_, [](const auto& call) { return call->done; });
     if (*call_now || !finished.empty() || (stop_ && calls_.empty())) break;
-    const absl::Duration due = std::min(own_change, calls_.empty() ? next_call_ : absl::InfiniteDuration());
+    const absl::Duration due = std::min({own_change, overdue, calls_.empty() ? next_call_ : absl::InfiniteDuration()});
     if (due == absl::InfiniteDuration()) {
       changed_condition_.Wait(&mutex_);
     } else {

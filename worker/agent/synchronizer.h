@@ -50,7 +50,9 @@ class Synchronizer {
     v1::SynchronizeRequest request;
     v1::SynchronizeResponse response;
     absl::Duration started;
+    absl::Duration overdue;  // when it is given up; gRPC's own deadlines follow the wall clock where that is set back
     bool done = false;
+    bool given_up = false;
     absl::Status status;
   };
   v1::SynchronizeRequest MakeRequest();
