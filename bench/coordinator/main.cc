@@ -25,9 +25,8 @@ namespace sab::bench {
 namespace {
 
 constexpr int kUsers = 4;
-constexpr int kSlots = 8;       // of pretended trainers
-constexpr int kRestarts = 5;    // with stored jobs
-constexpr double kLongest = 1;  // seconds from the start to the first answer that are right with stored jobs
+constexpr int kSlots = 8;     // of pretended trainers
+constexpr int kRestarts = 5;  // with stored jobs
 
 struct Options {
   std::string bin_dir, fake_trainer;
@@ -142,42 +141,58 @@ int64_t KillUnderLoad(const Options& options) {
   return static_cast<int64_t>(wrong.size());
 }
 
-int64_t RestartOnStoredJobs(const Options& options) {
+void RestartOnStoredJobs(const Options& options) {
   testing_util::TempDir folder;
   Programs programs(options.bin_dir, folder.path());
   StoreJobs(folder.path() + "/coordinator", options.stored);
   programs.StartCoordinator();
   programs.AwaitAddress();
-  std::vector<double> serving, submit;
+  std::vector<double> serving, processor, submit;
   for (int i = 0; i < kRestarts; ++i) {
     programs.KillCoordinator();
     programs.StartCoordinator();
     serving.push_back(AwaitAnswer(programs.address()));
+    processor.push_back(programs.CoordinatorProcessorSeconds());
     submit.push_back(TimeSubmit(programs.address()));
   }
   std::printf("\n%ld jobs stored, the coordinator killed and started again %d times\n", options.stored, kRestarts);
   std::printf("  %-48s %8s %8s %8s\n", "seconds", "median", "p99", "most");
   Row("from the start to the first answer", serving);
+  Row("its processor time until then", processor);
   Row("the first submit after it", submit);
-  std::sort(serving.begin(), serving.end());
-  if (serving[serving.size() / 2] <= kLongest) return 0;
-  std::printf("WRONG: not serving within %.0f s\n", kLongest);
-  return 1;
 }
+
+constexpr char kUsage[] = R"(usage: ./dev bench coordinator [--kills N] [--seed N] [--stored N]
+
+  --kills N    kills under load (default 200; 0: none)
+  --seed N     of the moments and of what the users do (default 1)
+  --stored N   jobs in the store of the restarts that are measured after that (default 10000; 0: none)
+
+Examples:
+  ./dev bench coordinator --kills 8 --stored 0     # short
+  ./dev bench coordinator --kills 0                # only the restarts with 10,000 jobs
+)";
 
 int Main(int argc, char** argv) {
   Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
-    if (name == "--bin-dir") options.bin_dir = argv[i + 1];
-    if (name == "--fake-trainer") options.fake_trainer = argv[i + 1];
-    if (name == "--kills") options.kills = std::atoll(argv[i + 1]);
-    if (name == "--seed") options.seed = std::atoll(argv[i + 1]);
-    if (name == "--stored") options.stored = std::atoll(argv[i + 1]);
+    const char* value = i + 1 < argc ? argv[i + 1] : "";
+    if (name == "--bin-dir") {
+      options.bin_dir = value;
+    } else if (name == "--fake-trainer") {
+      options.fake_trainer = value;
+    } else if (name == "--kills" && absl::SimpleAtoi(value, &options.kills)) {
+    } else if (name == "--seed" && absl::SimpleAtoi(value, &options.seed)) {
+    } else if (name == "--stored" && absl::SimpleAtoi(value, &options.stored)) {
+    } else {
+      std::fputs(kUsage, name == "--help" ? stdout : stderr);
+      return name == "--help" ? 0 : 2;
+    }
   }
   int64_t wrong = 0;
   if (options.kills > 0) wrong += KillUnderLoad(options);
-  if (options.stored > 0) wrong += RestartOnStoredJobs(options);
+  if (options.stored > 0) RestartOnStoredJobs(options);
   return wrong == 0 ? 0 : 1;
 }
 

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -115,6 +116,15 @@ int64_t Programs::StepsSeenByAgent(size_t index) const {
       steps += std::atof(std::string(line.substr(line.rfind(' '))).c_str());
   }
   return static_cast<int64_t>(steps);
+}
+
+double Programs::CoordinatorProcessorSeconds() const {
+  std::istringstream stat(Content(absl::StrCat("/proc/", coordinator_->pid(), "/stat")));
+  std::string word;
+  double user = 0, system = 0;
+  for (int i = 0; i < 13; ++i) stat >> word;
+  stat >> user >> system;
+  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 std::string Programs::Logs() const {

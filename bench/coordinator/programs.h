@@ -32,6 +32,8 @@ class Programs {
   // Steps that the trainers of worker `index` (in order of StartWorker) have reported to it, added up, as it says
   // without the coordinator.
   int64_t StepsSeenByAgent(size_t index) const;
+  // Processor time that the present coordinator has used.
+  double CoordinatorProcessorSeconds() const;
   // The end of what the programs have written, for the text of a failure.
   std::string Logs() const;
 
