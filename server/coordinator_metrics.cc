@@ -66,6 +66,8 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
       checkpoint_bytes(Counter(*registry_, "sab_checkpoint_bytes_total", "Bytes of checkpoints recorded.")),
       train_steps(Counter(*registry_, "sab_train_steps_total", "Training steps reported, repeated ones included.")),
       leases_lost(Counter(*registry_, "sab_leases_lost_total", "Leases of workers that ended.")),
+      streams_cut(
+          Counter(*registry_, "sab_streams_cut_total", "Streams that were cut because their readers took nothing.")),
       watchers(BuildGauge()
                    .Name("sab_watch_streams")
                    .Help("Open watch, metric, log and download streams.")

@@ -55,6 +55,7 @@ class CoordinatorMetrics {
   prometheus::Counter& checkpoint_bytes;
   prometheus::Counter& train_steps;
   prometheus::Counter& leases_lost;
+  prometheus::Counter& streams_cut;
   prometheus::Gauge& watchers;
 };
 

@@ -29,6 +29,7 @@ same --state-dir adopts them.)";
 struct Flags {
   sab::server::Server::Options server;
   std::string lease = "5s";
+  std::string stall_limit = "1m";
   std::string queues_file;
   std::string address_file;
   std::string metrics_address_file;
@@ -49,6 +50,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "STATE_DIR/checkpoints");
   app.add_option("--lease", flags.lease, "Time without a call after which a worker counts as lost")
       ->capture_default_str();
+  app.add_option("--stall-limit", flags.stall_limit,
+                 "Time after which a stream whose reader takes nothing is cut; clients go on from where they were")
+      ->capture_default_str();
   app.add_option("--queues", flags.queues_file, "File of the queues, with weights and quotas; see docs/SCHEDULING.md");
   app.add_option("--address-file", flags.address_file, "Gets the API's \"HOST:PORT\" once it is served");
   app.add_option("--metrics-address-file", flags.metrics_address_file, "The same for --metrics-listen");
@@ -63,6 +67,11 @@ absl::Status Run(Flags& flags, const sigset_t& signals) {
   if (!absl::ParseDuration(flags.lease, &flags.server.lease) || flags.server.lease < absl::Milliseconds(200)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--lease: must be a duration of at least 200ms, for example 5s, got \"", flags.lease, "\""));
+  }
+  if (!absl::ParseDuration(flags.stall_limit, &flags.server.stall_limit) ||
+      flags.server.stall_limit < absl::Seconds(1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--stall-limit: must be a duration of at least 1s, for example 1m, got \"", flags.stall_limit, "\""));
   }
   if (!flags.queues_file.empty()) {
     SAB_ASSIGN_OR_RETURN(flags.server.queues, sab::server::ReadQueues(flags.queues_file));

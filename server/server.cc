@@ -78,7 +78,8 @@ class ServerImpl final : public Server {
                                                             }}));
       metrics_address_ = metrics_server_->address();
     }
-    const ServiceContext context{.hub = &hub_, .metrics = &metrics_, .draining = &draining_};
+    streams_ = std::make_unique<OpenStreams>(OpenStreams::Options{.stall_limit = options.stall_limit}, &SystemClock());
+    const ServiceContext context{.hub = &hub_, .metrics = &metrics_, .streams = streams_.get(), .draining = &draining_};
     jobs_ = std::make_unique<JobService>(coordinator_.get(), context);
     figures_ = std::make_unique<MetricService>(coordinator_.get(), metric_store_.get(), context);
     logs_ = std::make_unique<LogService>(coordinator_.get(), log_store_.get(), context);
@@ -126,6 +127,7 @@ class ServerImpl final : public Server {
     server_.reset();
     ticker_.reset();
     background_.reset();
+    stall_watch_.reset();
   }
 
  private:
@@ -135,6 +137,11 @@ class ServerImpl final : public Server {
       while (!draining_.load() && coordinator_->RunBackgroundTask()) {
       }
       return absl::InfiniteDuration();
+    });
+    stall_watch_ = std::make_shared<WorkerThread>([this] {
+      const absl::Duration again = streams_->CutStalled();
+      metrics_.streams_cut.Increment(static_cast<double>(streams_->cut()) - metrics_.streams_cut.Value());
+      return again;
     });
     hub_.Subscribe(kTimerKey, ticker_);
     hub_.Subscribe(kBackgroundKey, background_);
@@ -154,6 +161,7 @@ class ServerImpl final : public Server {
   ChangeHub hub_;
   std::unique_ptr<Coordinator> coordinator_;
   std::unique_ptr<MetricsServer> metrics_server_;
+  std::unique_ptr<OpenStreams> streams_;
   std::unique_ptr<JobService> jobs_;
   std::unique_ptr<MetricService> figures_;
   std::unique_ptr<LogService> logs_;
@@ -162,6 +170,7 @@ class ServerImpl final : public Server {
   std::unique_ptr<AgentService> agents_;
   std::shared_ptr<WorkerThread> ticker_;
   std::shared_ptr<WorkerThread> background_;
+  std::shared_ptr<WorkerThread> stall_watch_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;
   std::string metrics_address_;

@@ -22,7 +22,8 @@ class Server {
     std::string metrics_listen;  // the same; empty: no metrics server
     std::string checkpoint_dir;  // shared with the workers; empty: STATE/checkpoints, filled by uploads
     absl::Duration lease = absl::Seconds(5);
-    std::vector<QueueConfig> queues;  // beside "default"
+    std::vector<QueueConfig> queues;                // beside "default"
+    absl::Duration stall_limit = absl::Minutes(1);  // after which a stream whose reader takes nothing is cut
     const Clock* clock = &SystemClock();
   };
   // Serving when it returns. Errors: those of Store::Open and MetricsServer::Start; Unavailable (reason

@@ -10,14 +10,21 @@ import time
 
 
 class Cluster:
-    """A coordinator and workers of one CPU slot each, with their state below `folder`. Use it in a `with`."""
+    """A coordinator and workers of one CPU slot each, with their state below `folder`. Use it in a `with`.
 
-    def __init__(self, bin_dir, folder, workers=2, lease="5s", standby=1):
+    `host` is the coordinator's address and that of the workers, but for `places`: {index: (address, command that runs a program there)}.
+    """
+
+    def __init__(self, bin_dir, folder, workers=2, lease="5s", standby=1, host="127.0.0.1", places=None, coordinator_flags=(), worker_flags=()):
         self.bin = pathlib.Path(bin_dir)
         self.folder = pathlib.Path(folder)
         self.lease = lease
         self.standby = standby
-        self.address = "127.0.0.1:0"
+        self.host = host
+        self.places = places or {}
+        self.coordinator_flags = coordinator_flags
+        self.worker_flags = worker_flags
+        self.address = f"{host}:0"
         self.coordinator = None
         self.workers = [None] * workers
 
@@ -52,17 +59,18 @@ class Cluster:
         self.coordinator = self._start(
             "coordinator", self.bin / "sab-coordinator", "--state-dir", self.folder / "coordinator", "--listen", self.address,
             "--metrics-listen", "127.0.0.1:0", "--checkpoint-dir", self.folder / "checkpoints", "--lease", self.lease,
-            "--address-file", address_file)
+            "--address-file", address_file, *self.coordinator_flags)
         self.wait(lambda: address_file.exists() and address_file.read_text().strip(), "the coordinator")
         self.address = address_file.read_text().strip()
 
     def start_worker(self, index):
         state = self.folder / f"worker-{index}"
         state.mkdir(exist_ok=True)
+        address, there = self.places.get(index, (self.host, []))
         self.workers[index] = self._start(
-            f"worker-{index}", self.bin / "sab-worker", "--coordinator", self.address, "--state-dir", state, "--slots", "1",
-            "--device", "cpu", "--threads-per-slot", "1", "--advertise", "127.0.0.1", "--metrics-listen", "127.0.0.1:0",
-            "--standby", str(self.standby))
+            f"worker-{index}", *there, self.bin / "sab-worker", "--coordinator", self.address, "--state-dir", state, "--slots", "1",
+            "--device", "cpu", "--threads-per-slot", "1", "--advertise", address, "--metrics-listen", "127.0.0.1:0",
+            "--standby", str(self.standby), *self.worker_flags)
 
     def sabctl(self, *arguments, check=True):
         command = [str(self.bin / "sabctl"), "--address", self.address, "--connect-timeout", "60s", *arguments]

@@ -97,7 +97,8 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
       metric_store_->BeginAttempt(entry.id, number, attempt.recovery_source().empty() ? -1 : attempt.start_step()));
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   if (first) {
-    metrics_->job_queue_seconds.Observe(absl::ToDoubleSeconds(now - FromProto(entry.record.job.create_time())));
+    metrics_->job_queue_seconds.Observe(
+        absl::ToDoubleSeconds(std::max(absl::ZeroDuration(), now - FromProto(entry.record.job.create_time()))));
   }
   waiting_.erase(entry.id);
   for (size_t rank = 0; rank < placements.size(); ++rank) {
@@ -116,7 +117,9 @@ void Coordinator::CloseAttempt(JobRecord& record, const std::string& reason) {
   if (record.job.attempts_size() == 0) return;
   v1::Attempt& attempt = *record.job.mutable_attempts(record.job.attempts_size() - 1);
   if (attempt.has_end_time()) return;
-  *attempt.mutable_end_time() = ToProto(clock_->Now());
+  // So that it lasted as long as it lasted, wherever the wall clock was set meanwhile.
+  const auto entry = jobs_.find(*ParseJobName(record.job.name()));
+  *attempt.mutable_end_time() = ToProto(FromProto(attempt.start_time()) + RunTime(entry->second));
   attempt.set_end_reason(reason);
 }
 
@@ -236,7 +239,9 @@ void Coordinator::Progress(JobEntry& entry, Rank& rank, int64_t step) {
   const absl::Time start = FromProto(started.start_time());
   // Without the store the job stays STARTING, and the next reported step tries again.
   if (Replace(entry, std::move(next)).ok()) {
-    metrics_->job_first_step_seconds.Observe(absl::ToDoubleSeconds(clock_->Now() - start));
+    entry.active->first_step = clock_->Monotonic();
+    metrics_->job_first_step_seconds.Observe(
+        absl::ToDoubleSeconds(std::max(absl::ZeroDuration(), clock_->Now() - start)));
   }
 }
 

@@ -53,7 +53,7 @@ absl::Status Coordinator::Load() {
     WorkerEntry& worker = workers_[*ParseWorkerName(record.worker.name())];
     worker.id = *ParseWorkerName(record.worker.name());
     worker.view = std::move(record.worker);
-    worker.incarnation = record.incarnation;
+    worker.incarnation = worker.stored_incarnation = record.incarnation;
     worker.desired_version = worker.least_known = absl::ToUnixMicros(clock_->Now());
     MarkChanged(worker.id);
   }
@@ -109,6 +109,10 @@ void Coordinator::LoadActive(JobEntry& entry) {
   }
   active.worker_count = static_cast<int>(hosts.size());
   active.earlier_skipped = job.skipped_steps();
+  if (attempt.has_first_step_time()) {
+    active.first_step =
+        clock_->Monotonic() - std::max(absl::ZeroDuration(), clock_->Now() - FromProto(attempt.first_step_time()));
+  }
   active.from_memory = absl::StartsWith(attempt.recovery_source(), kMemorySource);
   if (auto name = ParseCheckpointName(attempt.recovery_source()); name.ok()) {
     if (auto it = entry.checkpoints.find(name->checkpoint); it != entry.checkpoints.end()) active.resume = it->second;

@@ -171,6 +171,7 @@ class Coordinator {
     int64_t earlier_skipped = 0;  // skipped_steps of earlier attempts
     bool from_memory = false;
     bool restored_known = false;                               // start_step is what the ranks agreed on
+    absl::Duration first_step = absl::InfiniteDuration();      // monotonic: when it was heard of
     absl::Duration milestone = absl::InfiniteDuration();       // monotonic: end of the last phase of its recovery
     absl::Duration start_deadline = absl::InfiniteDuration();  // monotonic
   };
@@ -204,6 +205,7 @@ class Coordinator {
     WorkerId id;
     v1::Worker view;  // without state
     int64_t incarnation = 0;
+    int64_t stored_incarnation = 0;  // the one that an earlier run of the coordinator told what to run
     int64_t sequence = 0;
     int64_t desired_version = 0;
     int64_t least_known = 0;       // desired state that it must have confirmed before it gets work
@@ -240,15 +242,18 @@ class Coordinator {
   void RefreshCluster() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WorkerView SlotsOf(const WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshWorker(const WorkerId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Where the scheduler would place the request if nobody waited; empty: nowhere.
-  std::vector<RankPlacement> FindFreeSlots(const JobId& job, const GangRequest& request)
+  // Where the scheduler would place the request of a job whose attempt is ending, in the job's place among those that
+  // wait; empty: nowhere.
+  std::vector<RankPlacement> FindFreeSlots(const JobEntry& entry, const GangRequest& request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshJob(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsReady(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   WaitingJob WaitingView(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RunningJob RunningView(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool UsesCuda(const v1::Attempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Duration LeftOfLimit(const v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How long the present attempt has run.
+  absl::Duration RunTime(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Duration LeftOfLimit(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedEnd(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Decision DecideOnLive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -311,6 +316,8 @@ class Coordinator {
   void FindStrangers(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FreeSlots(WorkerEntry& worker, const Reported& reported) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Accepts(const WorkerEntry& worker) const;
+  static void PassKnownVersion(WorkerEntry& worker, int64_t known);
+  static bool MayNotHaveHeard(const JobEntry& entry, const WorkerEntry& worker);
   void Bump(WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::set<JobId> JobsOn(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -49,7 +49,7 @@ void Coordinator::AwaitLeaving(JobEntry& entry) {
 }
 
 void Coordinator::AwaitLimit(JobEntry& entry) {
-  const absl::Duration left = LeftOfLimit(entry.record.job);
+  const absl::Duration left = LeftOfLimit(entry);
   if (left == absl::InfiniteDuration()) return;
   due_jobs_.insert({clock_->Monotonic() + left, entry.id});
   NeedTick();
@@ -93,7 +93,7 @@ absl::Duration Coordinator::TakeDueJobs() {
     absl::Status status;
     if (entry.leave_by <= now) {
       status = Left(entry, absl::StrCat("did not leave within ", absl::FormatDuration(options_.leave_grace)));
-    } else if (LeftOfLimit(entry.record.job) == absl::ZeroDuration()) {
+    } else if (LeftOfLimit(entry) == absl::ZeroDuration()) {
       status = AskToLeave(entry, v1::STOP_INTENT_TIME_LIMIT, "its time limit is over; writes a checkpoint");
     }
     if (!status.ok()) due_jobs_.insert({now + absl::Seconds(1), id});

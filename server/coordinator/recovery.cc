@@ -68,12 +68,11 @@ std::vector<RankPlacement> Coordinator::PlaceAroundSurvivors(const JobEntry& ent
   }
   if (!memory) return {};
   if (homeless.empty()) return placements;
-  // Others wait: who gets free slots is the queue's matter.
-  if (!waiting_.empty()) return {};
+  // Those who wait and go before this job have the free slots first.
   GangRequest request = WaitingView(entry).request;
   request.replicas = static_cast<int64_t>(homeless.size());
   request.device = device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU;
-  const std::vector<RankPlacement> found = FindFreeSlots(entry.id, request);
+  const std::vector<RankPlacement> found = FindFreeSlots(entry, request);
   if (found.empty()) return {};
   for (size_t i = 0; i < homeless.size(); ++i) placements[homeless[i]] = found[i];
   return placements;

@@ -56,13 +56,22 @@ void Coordinator::LoadUse(const v1::Job& job) {
   }
 }
 
-absl::Duration Coordinator::LeftOfLimit(const v1::Job& job) {
+// Not by the wall clock, which may have been set meanwhile, but for what an earlier run of the coordinator saw of it.
+absl::Duration Coordinator::RunTime(const JobEntry& entry) {
+  const v1::Attempt& attempt = entry.record.job.attempts(entry.record.job.attempts_size() - 1);
+  if (entry.started_attempt == attempt.number()) return clock_->Monotonic() - entry.started;
+  return std::max(absl::ZeroDuration(), clock_->Now() - FromProto(attempt.start_time()));
+}
+
+absl::Duration Coordinator::LeftOfLimit(const JobEntry& entry) {
+  const v1::Job& job = entry.record.job;
   const auto limit = spec::ParseTimeLimit(job.spec().queue().time_limit());
   if (!limit.ok() || *limit == absl::InfiniteDuration()) return absl::InfiniteDuration();
   absl::Duration used;
   for (const v1::Attempt& attempt : job.attempts()) {
-    const absl::Time end = attempt.has_end_time() ? FromProto(attempt.end_time()) : clock_->Now();
-    used += std::max(absl::ZeroDuration(), end - FromProto(attempt.start_time()));
+    used += attempt.has_end_time()
+                ? std::max(absl::ZeroDuration(), FromProto(attempt.end_time()) - FromProto(attempt.start_time()))
+                : RunTime(entry);
   }
   return std::max(absl::ZeroDuration(), *limit - used);
 }
@@ -72,11 +81,12 @@ absl::Duration Coordinator::ExpectedEnd(const JobEntry& entry) {
   const v1::Job& job = entry.record.job;
   const absl::Duration now = clock_->Monotonic();
   if (job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED) return now;
-  const absl::Duration by_limit = now + LeftOfLimit(job);
+  const absl::Duration by_limit = now + LeftOfLimit(entry);
   const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
   const int64_t done = attempt.last_step() - attempt.start_step();
-  if (!attempt.has_first_step_time() || done < kLeastSteps) return by_limit;
-  const absl::Duration ran = clock_->Now() - FromProto(attempt.first_step_time());
+  const absl::Duration first_step = entry.active->first_step;
+  if (first_step == absl::InfiniteDuration() || done < kLeastSteps) return by_limit;
+  const absl::Duration ran = now - first_step;
   const auto left = static_cast<double>(std::max<int64_t>(0, job.spec().train().steps() - attempt.last_step()));
   return std::min(by_limit, now + std::max(absl::ZeroDuration(), ran) * (left / static_cast<double>(done)));
 }
@@ -111,7 +121,7 @@ WaitingJob Coordinator::WaitingView(const JobEntry& entry) {
           .request = {.replicas = job.spec().resources().replicas(),
                       .device = job.spec().resources().device(),
                       .min_gpu_memory = memory.ok() ? *memory : 0},
-          .limit = LeftOfLimit(job)};
+          .limit = LeftOfLimit(entry)};
 }
 
 RunningJob Coordinator::RunningView(JobEntry& entry) {
@@ -159,15 +169,21 @@ void Coordinator::RefreshWorker(const WorkerId& id) {
   cluster_.PutWorker(SlotsOf(it->second));
 }
 
-std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobId& job, const GangRequest& request) {
+std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobEntry& entry, const GangRequest& request) {
   const absl::Duration now = clock_->Monotonic();
-  Cluster free_slots{Cluster::Options()};
-  for (const auto& [id, worker] : workers_) {
-    if (leases_.IsLive(id, now)) free_slots.PutWorker(SlotsOf(worker));
+  for (const WorkerId& id : changed_workers_) RefreshWorker(id);
+  WaitingJob wish = WaitingView(entry);
+  wish.request = request;
+  cluster_.PutWaiting(wish, now);
+  Decision decision = Decide(&cluster_, now, options_.scheduling);
+  cluster_.RemoveJob(entry.id, now);
+  MarkChanged(entry.id);
+  for (Placed& placed : decision.starts) {
+    const bool live = std::all_of(placed.placements.begin(), placed.placements.end(),
+                                  [&](const RankPlacement& place) { return leases_.IsLive(place.worker, now); });
+    if (placed.job == entry.id && live) return std::move(placed.placements);
   }
-  free_slots.PutWaiting({.job = job, .request = request}, now);
-  Decision decision = Decide(&free_slots, now, options_.scheduling);
-  return decision.starts.empty() ? std::vector<RankPlacement>() : std::move(decision.starts.front().placements);
+  return {};
 }
 
 void Coordinator::RefreshJob(const JobId& id) {

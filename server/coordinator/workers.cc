@@ -56,9 +56,17 @@ absl::Status StaleIncarnation(const WorkerId& id) {
 }  // namespace
 
 bool Coordinator::Accepts(const WorkerEntry& worker) const {
-  // Above desired_version: an answer of an earlier run of the coordinator, whose clock stood later.
-  return worker.known_version >= worker.least_known && worker.known_version <= worker.desired_version &&
-         !worker.unknown_trainer;
+  return worker.known_version >= worker.least_known && !worker.unknown_trainer;
+}
+
+// A version that this run has not given out is of an earlier one, whose clock stood later: this run's go on above it,
+// or a worker that has heard nothing of this run would seem to have confirmed it.
+void Coordinator::PassKnownVersion(WorkerEntry& worker, int64_t known) {
+  if (known <= worker.desired_version) return;
+  worker.desired_version = worker.least_known = known + 1;
+  for (auto& [slot, occupant] : worker.occupants) {
+    if (occupant.removed_at.has_value()) occupant.removed_at = worker.desired_version;
+  }
 }
 
 void Coordinator::Bump(WorkerEntry& worker) {
@@ -124,6 +132,7 @@ absl::Status Coordinator::Report(const v1::SynchronizeRequest& request) {
   if (request.sequence() <= worker->sequence) return absl::OkStatus();
   worker->sequence = request.sequence();
   const bool accepted = Accepts(*worker);
+  PassKnownVersion(*worker, request.known_version());
   worker->known_version = request.known_version();
   // An older call of this worker that is held has been overtaken.
   hub_->Publish(id.name());
@@ -181,6 +190,7 @@ void Coordinator::TakeInRank(JobEntry& entry, int32_t number, const v1::TrainerS
   ActiveAttempt& active = *entry.active;
   Rank& rank = active.ranks[number];
   rank.reported = true;
+  if (rank.told == kToldBeforeRestart) rank.told = workers_.at(rank.worker).incarnation;
   rank.pulse = status.pulse();
   rank.prepares = rank.prepares || status.phase() != v1::TRAINER_PHASE_STARTING;
   rank.restored = rank.restored || status.has_restored();
@@ -205,13 +215,19 @@ void Coordinator::TakeInRank(JobEntry& entry, int32_t number, const v1::TrainerS
   }
   rank.succeeded = true;
   if (number == 0) active.stop_reason = status.stop_reason();
+  // It stays desired until all have, so that its agent goes on reporting it: the next run of the coordinator hears of
+  // it too.
   const bool all = std::all_of(active.ranks.begin(), active.ranks.end(), [](const Rank& r) { return r.succeeded; });
-  if (!all) {
-    Bump(workers_.at(rank.worker));  // its end has been seen: it is not desired any more
-  } else if (!Succeed(entry).ok()) {
-    // The store cannot take it now: the rank stays desired and reported, and the next call tries again.
-    rank.succeeded = false;
-  }
+  // The store cannot take it now: the next call tries again.
+  if (all && !Succeed(entry).ok()) rank.succeeded = false;
+}
+
+// The earlier run of the coordinator may have ended between storing the attempt and telling this agent, which hears of
+// it by the answer to this call.
+bool Coordinator::MayNotHaveHeard(const JobEntry& entry, const WorkerEntry& worker) {
+  const v1::Job& job = entry.record.job;
+  return !job.attempts(job.attempts_size() - 1).has_first_step_time() && worker.known_version < worker.least_known &&
+         worker.incarnation == worker.stored_incarnation;
 }
 
 void Coordinator::FindMissing(WorkerEntry& worker, const Reported& reported) {
@@ -229,6 +245,7 @@ void Coordinator::FindMissing(WorkerEntry& worker, const Reported& reported) {
       faults.try_emplace(job, std::move(fault));
     };
     if (rank.told == kToldBeforeRestart && !rank.reported) {
+      if (MayNotHaveHeard(entry, worker)) continue;
       add({.text = absl::StrCat(who, " was not running any more after a restart of the coordinator"),
            .outcome = "superseded",
            .free = true});
@@ -302,7 +319,7 @@ absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(con
     JobEntry& entry = jobs_.at(occupant.job);
     ActiveAttempt& active = *entry.active;
     Rank& rank = active.ranks[occupant.rank];
-    if (rank.succeeded) continue;
+    if (rank.succeeded && rank.told != worker.incarnation) continue;  // its agent, which knew of it, is gone
     if (rank.told != worker.incarnation && rank.told != kToldBeforeRestart) rank.told = worker.incarnation;
     v1::TrainerAssignment& assignment = *response.add_desired();
     assignment.mutable_id()->set_job(occupant.job.name());

@@ -1,9 +1,6 @@
 #include "server/services/agent_service.h"
 
-#include <grpcpp/alarm.h>
-
 #include <algorithm>
-#include <chrono>
 #include <memory>
 
 #include "server/coordinator/text.h"
@@ -15,12 +12,14 @@ namespace {
 // itself until the RPC is over.
 class HeldSynchronize final : public grpc::ServerUnaryReactor,
                               public Listener,
+                              public HoldTimer::Call,
                               public std::enable_shared_from_this<HeldSynchronize> {
  public:
-  HeldSynchronize(Coordinator* coordinator, ServiceContext context, const v1::SynchronizeRequest* request,
-                  v1::SynchronizeResponse* response)
+  HeldSynchronize(Coordinator* coordinator, ServiceContext context, HoldTimer* hold_timer,
+                  const v1::SynchronizeRequest* request, v1::SynchronizeResponse* response)
       : coordinator_(coordinator),
         context_(context),
+        hold_timer_(hold_timer),
         request_(request),
         response_(response),
         timer_(context.metrics, "Synchronize") {}
@@ -32,17 +31,11 @@ class HeldSynchronize final : public grpc::ServerUnaryReactor,
     const absl::Duration hold = std::min(FromProto(request_->max_hold()), coordinator_->max_hold());
     // First subscribe, then look: nothing is missed.
     context_.hub->Subscribe(request_->worker(), weak_from_this());
-    if (TryAnswer(hold <= absl::ZeroDuration())) return;
-    MutexLock lock(&mutex_);
-    if (ended_) return;
-    alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(hold),
-               [weak = weak_from_this()](bool fired) {
-                 // The alarm keeps this function as long as it lives itself.
-                 if (auto self = weak.lock(); fired && self != nullptr) self->TryAnswer(/*force=*/true);
-               });
+    if (!TryAnswer(hold <= absl::ZeroDuration())) hold_timer_->Add(hold, weak_from_this());
   }
 
   void OnChange() override { TryAnswer(/*force=*/false); }
+  void OnHoldOver() override { TryAnswer(/*force=*/true); }
   void OnCancel() override { End(absl::CancelledError("the agent has gone")); }
   void OnDone() override {
     context_.hub->Unsubscribe(worker_, this);
@@ -69,12 +62,12 @@ class HeldSynchronize final : public grpc::ServerUnaryReactor,
   void EndLocked(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     ended_ = true;
     worker_ = request_->worker();
-    alarm_.Cancel();
     Finish(timer_.Done(status));
   }
 
   Coordinator* const coordinator_;
   const ServiceContext context_;
+  HoldTimer* const hold_timer_;
   const v1::SynchronizeRequest* const request_;  // present until it has ended
   v1::SynchronizeResponse* const response_;
   const RpcTimer timer_;
@@ -82,14 +75,13 @@ class HeldSynchronize final : public grpc::ServerUnaryReactor,
   std::string worker_;
   Mutex mutex_;
   bool ended_ ABSL_GUARDED_BY(mutex_) = false;
-  grpc::Alarm alarm_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace
 
 grpc::ServerUnaryReactor* AgentService::Synchronize(grpc::CallbackServerContext*, const v1::SynchronizeRequest* request,
                                                     v1::SynchronizeResponse* response) {
-  auto call = std::make_shared<HeldSynchronize>(coordinator_, context_, request, response);
+  auto call = std::make_shared<HeldSynchronize>(coordinator_, context_, &hold_timer_, request, response);
   call->Begin();
   return call.get();
 }

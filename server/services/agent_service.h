@@ -2,6 +2,7 @@
 
 #include "sab/v1/agent_service.grpc.pb.h"
 #include "server/coordinator/coordinator.h"
+#include "server/services/hold_timer.h"
 #include "server/services/watch_reactor.h"
 
 namespace sab::server {
@@ -25,6 +26,7 @@ class AgentService final : public v1::AgentService::WithCallbackMethod_Synchroni
  private:
   Coordinator* const coordinator_;
   const ServiceContext context_;
+  HoldTimer hold_timer_;
 };
 
 }  // namespace sab::server

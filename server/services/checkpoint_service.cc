@@ -14,7 +14,7 @@
 namespace sab::server {
 namespace {
 
-constexpr int64_t kChunkBytes = 1 << 20;
+constexpr int64_t kChunkBytes = 256 << 10;
 
 absl::Status Damaged(const std::string& what, absl::string_view why) {
   return WithReason(absl::DataLossError(absl::StrCat(what, ": ", why)), "CHECKPOINT_DAMAGED");
@@ -117,14 +117,14 @@ grpc::Status CheckpointService::VerifyCheckpoint(grpc::ServerContext*, const v1:
 }
 
 grpc::ServerWriteReactor<v1::DownloadCheckpointResponse>* CheckpointService::DownloadCheckpoint(
-    grpc::CallbackServerContext*, const v1::DownloadCheckpointRequest* request) {
+    grpc::CallbackServerContext* rpc, const v1::DownloadCheckpointRequest* request) {
   absl::StatusOr<OpenFile> file = OpenRecorded(*coordinator_, *request);
   if (!file.ok()) {
     return new FailedStream<v1::DownloadCheckpointResponse>(
         RpcTimer(context_.metrics, "DownloadCheckpoint").Done(file.status()));
   }
   return Download::Begin(
-      std::make_shared<Download>(context_, std::move(file->what), file->fd, request->offset(), file->size), {});
+      std::make_shared<Download>(context_, std::move(file->what), file->fd, request->offset(), file->size), rpc, {});
 }
 
 }  // namespace sab::server

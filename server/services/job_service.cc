@@ -116,11 +116,11 @@ grpc::Status JobService::ListQueues(grpc::ServerContext*, const v1::ListQueuesRe
   });
 }
 
-grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::WatchJobResponse>* JobService::WatchJob(grpc::CallbackServerContext* rpc,
                                                                      const v1::WatchJobRequest* request) {
   const absl::StatusOr<JobId> id = ParseJobName(request->name());
   if (!id.ok()) return new FailedStream<v1::WatchJobResponse>(RpcTimer(context_.metrics, "WatchJob").Done(id.status()));
-  return JobWatch::Begin(std::make_shared<JobWatch>(coordinator_, context_, *id, request->after_version()),
+  return JobWatch::Begin(std::make_shared<JobWatch>(coordinator_, context_, *id, request->after_version()), rpc,
                          {id->name()});
 }
 

@@ -49,14 +49,14 @@ class LogWatch final : public WatchReactor<v1::TailLogsResponse> {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::TailLogsResponse>* LogService::TailLogs(grpc::CallbackServerContext*,
+grpc::ServerWriteReactor<v1::TailLogsResponse>* LogService::TailLogs(grpc::CallbackServerContext* rpc,
                                                                      const v1::TailLogsRequest* request) {
   absl::StatusOr<JobId> id = ParseJobName(request->job());
   if (id.ok() && request->tail_lines() < 0) {
     id = WithReason(InvalidFields({{"tail_lines", "must not be negative"}}), "INVALID_REQUEST");
   }
   if (!id.ok()) return new FailedStream<v1::TailLogsResponse>(RpcTimer(context_.metrics, "TailLogs").Done(id.status()));
-  return LogWatch::Begin(std::make_shared<LogWatch>(coordinator_, store_, context_, *id, *request),
+  return LogWatch::Begin(std::make_shared<LogWatch>(coordinator_, store_, context_, *id, *request), rpc,
                          {LogsKey(*id), id->name()});
 }
 

@@ -58,12 +58,12 @@ grpc::Status MetricService::ListMetrics(grpc::ServerContext*, const v1::ListMetr
 }
 
 grpc::ServerWriteReactor<v1::WatchMetricsResponse>* MetricService::WatchMetrics(
-    grpc::CallbackServerContext*, const v1::WatchMetricsRequest* request) {
+    grpc::CallbackServerContext* rpc, const v1::WatchMetricsRequest* request) {
   const absl::StatusOr<JobId> id = ParseJobName(request->job());
   if (!id.ok())
     return new FailedStream<v1::WatchMetricsResponse>(RpcTimer(context_.metrics, "WatchMetrics").Done(id.status()));
   return MetricWatch::Begin(
-      std::make_shared<MetricWatch>(coordinator_, store_, context_, *id, request->after_sequence()),
+      std::make_shared<MetricWatch>(coordinator_, store_, context_, *id, request->after_sequence()), rpc,
       {MetricsKey(*id), id->name()});
 }
 

@@ -1,12 +1,11 @@
 #include "server/services/rpc_observer.h"
 
-#include "absl/time/clock.h"
 #include "common/rpc/status.h"
 
 namespace sab::server {
 
 grpc::Status RpcTimer::Done(const absl::Status& status) const {
-  metrics_->ObserveRpc(method_, absl::StatusCodeToString(status.code()), absl::Now() - start_);
+  metrics_->ObserveRpc(method_, absl::StatusCodeToString(status.code()), SystemClock().Monotonic() - start_);
   return rpc::ToGrpc(status);
 }
 

@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/base/clock.h"
 #include "server/coordinator_metrics.h"
 
 namespace sab::server {
@@ -16,14 +16,15 @@ namespace sab::server {
 // Counts and times one RPC from construction until Done.
 class RpcTimer {
  public:
-  RpcTimer(CoordinatorMetrics* metrics, const char* method) : metrics_(metrics), method_(method), start_(absl::Now()) {}
+  RpcTimer(CoordinatorMetrics* metrics, const char* method)
+      : metrics_(metrics), method_(method), start_(SystemClock().Monotonic()) {}
   // Returns `status` as it travels, counted. Once.
   grpc::Status Done(const absl::Status& status) const;
 
  private:
   CoordinatorMetrics* const metrics_;
   const char* const method_;
-  const absl::Time start_;
+  const absl::Duration start_;
 };
 
 // Answers a unary RPC with the absl::Status that `call` returns. Exceptions of libraries become Internal.

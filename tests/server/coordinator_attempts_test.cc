@@ -98,11 +98,43 @@ TEST_F(CoordinatorAttemptsTest, AJobSucceedsOnlyWhenAllRanksHave) {
   Settle(b_);
   Set(a_, id, v1::TRAINER_PHASE_SUCCEEDED, 100, 0);
   Settle(a_);
-  EXPECT_FALSE(a_.Runs(id.name()));  // acknowledged
   EXPECT_NE(State(id), v1::JOB_STATE_SUCCEEDED);
   Set(b_, id, v1::TRAINER_PHASE_SUCCEEDED, 100, 1);
   Settle(b_);
   EXPECT_EQ(State(id), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST_F(CoordinatorAttemptsTest, ARankThatSucceededIsRememberedOverARestart) {
+  Join(a_);
+  Join(b_);
+  const JobId id = Submit(CopySpec(2));
+  Settle(a_);
+  Settle(b_);
+  Set(b_, id, v1::TRAINER_PHASE_TRAINING, 99, 1);
+  Settle(b_);
+  Set(a_, id, v1::TRAINER_PHASE_SUCCEEDED, 100, 0);
+  Settle(a_);
+  Start();
+  Settle(a_);
+  EXPECT_EQ(Get(id).attempt_count(), 1);
+  Set(b_, id, v1::TRAINER_PHASE_SUCCEEDED, 100, 1);
+  Settle(b_);
+  EXPECT_EQ(State(id), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(Get(id).attempt_count(), 1);
+}
+
+TEST_F(CoordinatorAttemptsTest, ARankThatSucceededIsNotStartedAgainByARestartedAgent) {
+  Join(a_);
+  Join(b_);
+  const JobId id = Submit(CopySpec(2));
+  Settle(a_);
+  Settle(b_);
+  Set(a_, id, v1::TRAINER_PHASE_SUCCEEDED, 100, 0);
+  Settle(a_);
+  a_.Restart();
+  Settle(a_);
+  EXPECT_FALSE(a_.Runs(id.name()));
+  EXPECT_EQ(Get(id).attempt_count(), 1);
 }
 
 TEST_F(CoordinatorAttemptsTest, HigherPriorityIsPlacedFirst) {
@@ -362,15 +394,73 @@ TEST_F(CoordinatorAttemptsTest, ARestartedCoordinatorWaitsOneLeaseForAWorker) {
   EXPECT_EQ(State(id), v1::JOB_STATE_RECOVERING);
 }
 
+TEST_F(CoordinatorAttemptsTest, AnAgentThatWasNotToldBeforeARestartIsToldAfterIt) {
+  Join(a_);
+  const JobId id = Submit();
+  Start();
+  Settle(a_);
+  EXPECT_EQ(State(id), v1::JOB_STATE_STARTING);
+  EXPECT_EQ(Get(id).attempt_count(), 1);
+  EXPECT_TRUE(a_.Runs(id.name()));
+}
+
 TEST_F(CoordinatorAttemptsTest, AnAttemptThatNobodyRunsAfterARestartIsReplacedWithoutCost) {
   Join(a_);
   v1::JobSpec spec = CopySpec();
   spec.mutable_queue()->set_max_restarts(0);
   const JobId id = Submit(spec);
   Start();
+  a_.Restart();
   Settle(a_);
   EXPECT_EQ(State(id), v1::JOB_STATE_STARTING);
   EXPECT_EQ(Get(id).attempt_count(), 2);
+}
+
+// The wall clock set back between two runs of the coordinator: what the earlier one gave out stands higher.
+TEST_F(CoordinatorAttemptsTest, AVersionOfARunWhoseClockStoodLaterConfirmsNothing) {
+  Join(a_);
+  const JobId id = Running(a_);
+  clock_.StepWall(-absl::Hours(3));
+  Start();
+  ASSERT_TRUE(coordinator_->CancelJob(id).ok());
+  const JobId next = Submit();
+  // It has not heard of this run yet, and may be starting anything that the earlier one has told it.
+  v1::SynchronizeRequest early = a_.Request();
+  early.clear_trainers();
+  ASSERT_TRUE(coordinator_->Report(early).ok());
+  EXPECT_EQ(State(next), v1::JOB_STATE_QUEUED);
+  Settle(a_);
+  EXPECT_EQ(State(next), v1::JOB_STATE_STARTING);
+}
+
+TEST_F(CoordinatorAttemptsTest, AWallClockThatIsSetMovesNoLease) {
+  Join(a_);
+  const JobId id = Running(a_);
+  clock_.StepWall(absl::Hours(5));
+  Advance(kLease / 2 - absl::Nanoseconds(1));
+  EXPECT_EQ(State(id), v1::JOB_STATE_RUNNING);
+  ASSERT_TRUE(Sync(a_).ok());
+  clock_.StepWall(-absl::Hours(10));
+  Advance(kLease / 2);
+  EXPECT_EQ(State(id), v1::JOB_STATE_UNREACHABLE);
+  Advance(kLease / 2);
+  EXPECT_EQ(State(id), v1::JOB_STATE_RECOVERING);
+  const v1::Attempt& ended = Get(id).attempts(0);
+  EXPECT_EQ(ended.end_time().seconds() - ended.start_time().seconds(), absl::ToInt64Seconds(kLease * 3 / 2));
+}
+
+TEST_F(CoordinatorAttemptsTest, JobsKeepTheirOrderWhenTheWallClockIsSetBack) {
+  const JobId first = Submit();
+  clock_.StepWall(-absl::Hours(5));
+  const JobId second = Submit();
+  Start();
+  const auto listed = coordinator_->ListJobs({});
+  ASSERT_TRUE(listed.ok());
+  EXPECT_EQ(listed->jobs(0).name(), second.name());
+  EXPECT_EQ(listed->jobs(1).name(), first.name());
+  Join(a_);
+  EXPECT_EQ(State(first), v1::JOB_STATE_STARTING);
+  EXPECT_EQ(State(second), v1::JOB_STATE_QUEUED);
 }
 
 TEST_F(CoordinatorAttemptsTest, ATrainerThatEndedWhileTheCoordinatorWasAwayIsSeen) {

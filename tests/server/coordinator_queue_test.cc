@@ -227,6 +227,28 @@ TEST_F(CoordinatorQueueTest, ATimeLimitCountsAllAttemptsAndMayBeRaised) {
   EXPECT_EQ(Get(job).stop_intent(), v1::STOP_INTENT_TIME_LIMIT);
 }
 
+TEST_F(CoordinatorQueueTest, AWallClockThatIsSetUsesUpNoTimeLimit) {
+  FakeAgent agent("workers/a", 1);
+  Join(agent);
+  v1::JobSpec spec = Spec();
+  spec.mutable_queue()->set_time_limit("30s");
+  const JobId job = Running(agent, spec);
+  clock_.StepWall(absl::Hours(5));
+  Advance(absl::Seconds(8));
+  ASSERT_TRUE(Sync(agent).ok());
+  EXPECT_EQ(Get(job).stop_intent(), v1::STOP_INTENT_UNSPECIFIED);
+  Fail(agent, job);
+  Settle(agent);
+  Set(agent, job, v1::TRAINER_PHASE_TRAINING, 1);
+  clock_.StepWall(-absl::Hours(9));
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(Sync(agent).ok());
+    EXPECT_EQ(Get(job).stop_intent(), v1::STOP_INTENT_UNSPECIFIED);
+    Advance(absl::Seconds(8));
+  }
+  EXPECT_EQ(Get(job).stop_intent(), v1::STOP_INTENT_TIME_LIMIT);
+}
+
 // --- Dependencies and groups.
 
 TEST_F(CoordinatorQueueTest, AJobStartsAfterThoseItRunsAfterHaveSucceeded) {

@@ -137,6 +137,43 @@ TEST_F(CoordinatorRecoveryTest, ALostWorkersRankMovesToAFreeSlotAndTheSurvivorSt
   EXPECT_EQ(job.attempts(1).recovery().cause(), "lost");
 }
 
+// Loses worker b while c has a free slot and a job of two ranks waits that needs more than that.
+class CoordinatorContendedRecoveryTest : public CoordinatorRecoveryTest {
+ protected:
+  void LoseWorkerWhileAnotherWaits(int64_t priority) {
+    Join(c_);
+    v1::JobSpec spec = CopySpec(2);
+    spec.mutable_queue()->set_priority(priority);
+    waiting_ = Submit(spec);
+    EXPECT_EQ(State(waiting_), v1::JOB_STATE_QUEUED);
+    for (int i = 0; i < 4; ++i) {
+      Advance(kLease / 4);
+      ASSERT_TRUE(Sync(a_).ok());
+      ASSERT_TRUE(Sync(c_).ok());
+    }
+  }
+  FakeAgent c_{"workers/c", 1};
+  JobId waiting_;
+};
+
+TEST_F(CoordinatorContendedRecoveryTest, AJobThatGoesAfterThisOneTakesNoMemoryFromIt) {
+  LoseWorkerWhileAnotherWaits(Get(job_).spec().queue().priority());
+  const v1::Job job = Get(job_);
+  ASSERT_EQ(job.attempt_count(), 2) << job.state_reason();
+  EXPECT_EQ(job.attempts(1).recovery_source(), "memory");
+  EXPECT_EQ(job.attempts(1).placements(1).worker(), "workers/c");
+  EXPECT_EQ(State(waiting_), v1::JOB_STATE_QUEUED);
+}
+
+TEST_F(CoordinatorContendedRecoveryTest, AJobThatGoesBeforeThisOneHasTheFreeSlot) {
+  LoseWorkerWhileAnotherWaits(Get(job_).spec().queue().priority() + 10);
+  Settle(a_);
+  Settle(c_);
+  EXPECT_EQ(Get(job_).attempt_count(), 1) << Get(job_).state_reason();
+  EXPECT_EQ(State(job_), v1::JOB_STATE_RECOVERING);
+  EXPECT_EQ(State(waiting_), v1::JOB_STATE_STARTING);
+}
+
 TEST_F(CoordinatorRecoveryTest, RanksThatLostEachOtherGoOnTogether) {
   for (auto [agent, rank] : {std::pair{&a_, 0}, std::pair{&b_, 1}}) {
     EXPECT_EQ(Get(job_).attempt_count(), 1);

@@ -128,32 +128,5 @@ TEST_F(StoreTest, ARowThatCannotBeReadIsReported) {
   EXPECT_TRUE(absl::IsDataLoss(Open()->Load().status()));
 }
 
-// The write-ahead log, cut at many bytes of what the last transaction appended, yields the state before or after it.
-TEST_F(StoreTest, ATornLogYieldsTheStateBeforeOrAfterTheLastTransaction) {
-  auto store = Open();
-  ASSERT_TRUE(store->Commit({.put_jobs = {Job("a", 1)}}).ok());
-  const std::string wal = folder() + "/coordinator.db-wal";
-  const auto before = fs::file_size(wal);
-  ASSERT_TRUE(store->Commit({.put_jobs = {Job("b", 2)}}).ok());
-  const auto after = fs::file_size(wal);
-  ASSERT_GT(after, before);
-  int earlier = 0;
-  int later = 0;
-  for (auto cut = before; cut <= after; cut += cut + 241 < after ? 241 : 1) {
-    TempDir copy;
-    fs::copy_file(folder() + "/coordinator.db", copy.path() + "/coordinator.db");
-    fs::copy_file(wal, copy.path() + "/coordinator.db-wal");
-    fs::resize_file(copy.path() + "/coordinator.db-wal", cut);
-    auto torn = Store::Open(copy.path());
-    ASSERT_TRUE(torn.ok()) << cut << ": " << torn.status();
-    auto state = (*torn)->Load();
-    ASSERT_TRUE(state.ok()) << cut << ": " << state.status();
-    ASSERT_TRUE(state->jobs.size() == 1 || state->jobs.size() == 2) << cut;
-    ++(state->jobs.size() == 1 ? earlier : later);
-  }
-  EXPECT_GT(earlier, 0);
-  EXPECT_GT(later, 0);
-}
-
 }  // namespace
 }  // namespace sab::server

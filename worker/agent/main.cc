@@ -154,7 +154,9 @@ absl::Status Run(Flags flags, const sigset_t& signals) {
   synchronizer = std::make_unique<Synchronizer>(
       Synchronizer::Options{
           .worker = state.worker().name(), .incarnation = incarnation, .host = flags.advertise, .slots = slots},
-      agents.get(), &manager, &metrics, &SystemClock(), [&] {
+      [&flags] { return v1::AgentService::NewStub(rpc::MakeChannel(flags.coordinator)); }, &manager, &metrics,
+      &SystemClock(),
+      [&] {
         log::Info(absl::StrCat(state.worker().name(), " has joined ", flags.coordinator, " with ", slots.size(), " ",
                                slots[0].device(), " slots"));
         if (flags.ready_file.empty()) return;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/log.h"
 #include "common/rpc/channel.h"
@@ -172,10 +173,11 @@ void Relay::RunStream() {
     }
     if (!SendMetrics() || !SendLines()) return;
     // Lets a batch gather, unless the trainer has ended and its end waits for this.
-    const absl::Time until = absl::Now() + options_.batch_interval;
+    const absl::Duration until = SystemClock().Monotonic() + options_.batch_interval;
     MutexLock lock(&mutex_);
     sending_ = false;
-    while (!cancelled_ && !finished_ && absl::Now() < until) changed_.WaitFor(&mutex_, until - absl::Now());
+    for (absl::Duration now; !cancelled_ && !finished_ && (now = SystemClock().Monotonic()) < until;)
+      changed_.WaitFor(&mutex_, until - now);
   }
 }
 

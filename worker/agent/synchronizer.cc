@@ -12,7 +12,10 @@ namespace {
 
 constexpr size_t kMaxCalls = 3;  // in flight; each newer one releases the older ones
 constexpr absl::Duration kFirstHold = absl::Seconds(1);
-constexpr absl::Duration kCallSlack = absl::Seconds(4);
+// Over the hold, until a call counts as lost; a part of the lease once that is known.
+constexpr absl::Duration kLeastSlack = absl::Seconds(1), kMostSlack = absl::Seconds(4);
+// After its deadline, until a call is cancelled because gRPC has not noticed.
+constexpr absl::Duration kLate = absl::Milliseconds(200);
 // An answer without news that came sooner than this was not held: the next call waits.
 constexpr absl::Duration kHeld = absl::Milliseconds(200);
 
@@ -30,14 +33,15 @@ absl::Duration FromProto(const google::protobuf::Duration& proto) {
 
 }  // namespace
 
-Synchronizer::Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager,
+Synchronizer::Synchronizer(Options options, std::function<std::unique_ptr<Stub>()> connect, TrainerManager* manager,
                            AgentMetrics* metrics, const Clock* clock, std::function<void()> first_answer)
     : options_(std::move(options)),
-      agents_(agents),
+      connect_(std::move(connect)),
       manager_(manager),
       metrics_(metrics),
       clock_(clock),
       first_answer_(std::move(first_answer)),
+      agents_(connect_()),
       backoff_({.initial = absl::Milliseconds(100), .max = absl::Seconds(1)}) {}
 
 void Synchronizer::Stop() {
@@ -79,19 +83,26 @@ void Synchronizer::StartCall() {
   auto call = std::make_shared<Call>();
   call->request = MakeRequest();
   call->started = clock_->Monotonic();
+  call->agents = agents_;
   {
     MutexLock lock(&mutex_);
-    const absl::Duration hold = lease_ > absl::ZeroDuration() ? lease_ / 3 : kFirstHold;
+    const bool known = lease_ > absl::ZeroDuration();
+    // A call that shall find out whether the coordinator is back is answered at once.
+    const absl::Duration hold = failing_ ? absl::ZeroDuration() : known ? lease_ / 5 : kFirstHold;
+    const absl::Duration slack = known ? std::clamp(lease_ / 5, kLeastSlack, kMostSlack) : kMostSlack;
     *call->request.mutable_max_hold() = ToProto(hold);
-    rpc::SetDeadline(call->context, hold + kCallSlack);
+    rpc::SetDeadline(call->context, hold + slack);
+    call->overdue = call->started + hold + slack + kLate;
     calls_.push_back(call);
   }
-  agents_->async()->Synchronize(&call->context, &call->request, &call->response, [this, call](grpc::Status status) {
-    MutexLock lock(&mutex_);
-    call->status = rpc::FromGrpc(status);
-    call->done = true;
-    changed_condition_.NotifyAll();
-  });
+  call->agents->async()->Synchronize(
+      &call->context, &call->request, &call->response, [this, call](grpc::Status status) {
+        MutexLock lock(&mutex_);
+        call->status =
+            call->given_up && !status.ok() ? absl::DeadlineExceededError("no answer in time") : rpc::FromGrpc(status);
+        call->done = true;
+        changed_condition_.NotifyAll();
+      });
 }
 
 bool Synchronizer::MayCallLocked(absl::Duration now) {
@@ -109,12 +120,19 @@ std::vector<std::shared_ptr<Synchronizer::Call>> Synchronizer::WaitForWork(bool*
     const absl::Duration now = clock_->Monotonic();
     if (now >= own_change) changed_ = true;
     *call_now = !stop_ && MayCallLocked(now);
+    absl::Duration overdue = absl::InfiniteDuration();
     for (const auto& call : calls_) {
-      if (call->done) finished.push_back(call);
+      if (call->done) {
+        finished.push_back(call);
+      } else if (now >= call->overdue) {
+        if (!std::exchange(call->given_up, true)) call->context.TryCancel();
+      } else {
+        overdue = std::min(overdue, call->overdue);
+      }
     }
     std::erase_if(calls_, [](const auto& call) { return call->done; });
     if (*call_now || !finished.empty() || (stop_ && calls_.empty())) break;
-    const absl::Duration due = std::min(own_change, calls_.empty() ? next_call_ : absl::InfiniteDuration());
+    const absl::Duration due = std::min({own_change, overdue, calls_.empty() ? next_call_ : absl::InfiniteDuration()});
     if (due == absl::InfiniteDuration()) {
       changed_condition_.Wait(&mutex_);
     } else {
@@ -185,6 +203,7 @@ void Synchronizer::TakeError(const absl::Status& status) {
     next_call_ = clock_->Monotonic() + wait;
     last_error_ = status.ToString();
   }
+  if (absl::IsDeadlineExceeded(status)) agents_ = connect_();
   if (first) log::Warning(absl::StrCat("the coordinator does not answer, trainers go on: ", status.ToString()));
 }
 

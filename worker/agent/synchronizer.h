@@ -26,9 +26,12 @@ class Synchronizer {
     std::string host;
     std::vector<v1::Slot> slots;
   };
-  // All outlive this. `first_answer` is called once, on the thread of Run.
-  Synchronizer(Options options, v1::AgentService::StubInterface* agents, TrainerManager* manager, AgentMetrics* metrics,
-               const Clock* clock, std::function<void()> first_answer);
+  using Stub = v1::AgentService::StubInterface;
+  // `connect` makes a stub on a connection of its own: the first, and one whenever a call was not answered in time. A
+  // connection whose packets were dropped for a while sends again only after as long a while; a new one at once. The
+  // others outlive this. `first_answer` is called once, on the thread of Run.
+  Synchronizer(Options options, std::function<std::unique_ptr<Stub>()> connect, TrainerManager* manager,
+               AgentMetrics* metrics, const Clock* clock, std::function<void()> first_answer);
 
   // Works until Stop (OK), or until a newer incarnation has taken over (Aborted).
   absl::Status Run();
@@ -42,11 +45,14 @@ class Synchronizer {
 
  private:
   struct Call {
+    std::shared_ptr<Stub> agents;  // outlives the context
     grpc::ClientContext context;
     v1::SynchronizeRequest request;
     v1::SynchronizeResponse response;
     absl::Duration started;
+    absl::Duration overdue;  // when it is given up; gRPC's own deadlines follow the wall clock where that is set back
     bool done = false;
+    bool given_up = false;
     absl::Status status;
   };
   v1::SynchronizeRequest MakeRequest();
@@ -57,7 +63,7 @@ class Synchronizer {
   std::vector<std::shared_ptr<Call>> WaitForWork(bool* call_now);
 
   const Options options_;
-  v1::AgentService::StubInterface* const agents_;
+  const std::function<std::unique_ptr<Stub>()> connect_;
   TrainerManager* const manager_;
   AgentMetrics* const metrics_;
   const Clock* const clock_;
@@ -75,6 +81,7 @@ class Synchronizer {
   bool failing_ ABSL_GUARDED_BY(mutex_) = false;
 
   // The thread's own.
+  std::shared_ptr<Stub> agents_;
   int64_t sequence_ = 0;
   int64_t applied_sequence_ = 0;
   int64_t known_version_ = 0;

@@ -10,7 +10,7 @@
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/checkpoint/safetensors.h"
 #include "model/train/train_loop.h"
@@ -49,12 +49,12 @@ at::Device PrepareDevice(const v1::GetAssignmentResponse& assignment) {
 
 // Connects to rank 0's store, which may die before it answers.
 std::shared_ptr<model::Rendezvous> Connect(const std::string& address, const StopRequest& interruption) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  const absl::Duration deadline = SystemClock().Monotonic() + absl::Seconds(60);
   while (true) {
     try {
       return model::Rendezvous::Connect(address, kConnectTry);
     } catch (const model::CollectiveError&) {
-      if (interruption.requested() || absl::Now() > deadline) throw;
+      if (interruption.requested() || SystemClock().Monotonic() > deadline) throw;
     }
   }
 }
