@@ -132,7 +132,12 @@ class ServerImpl final : public Server {
 
  private:
   void StartThreads() {
-    ticker_ = std::make_shared<WorkerThread>([this] { return coordinator_->Tick(); });
+    ticker_ = std::make_shared<WorkerThread>([this, due = absl::InfiniteDuration()]() mutable {
+      const absl::Duration now = SystemClock().Monotonic();
+      const absl::Duration wait = coordinator_->Tick(std::max(absl::ZeroDuration(), now - due));
+      due = SystemClock().Monotonic() + wait;
+      return wait;
+    });
     background_ = std::make_shared<WorkerThread>([this] {
       while (!draining_.load() && coordinator_->RunBackgroundTask()) {
       }

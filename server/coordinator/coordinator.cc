@@ -190,9 +190,15 @@ void Coordinator::NeedTick() {
   hub_->Publish(kTimerKey);
 }
 
-absl::Duration Coordinator::Tick() {
+absl::Duration Coordinator::Tick(absl::Duration late) {
+  const absl::Duration called = clock_->Monotonic();
   MutexLock lock(&mutex_);
   const absl::Duration now = clock_->Monotonic();
+  if (const absl::Duration held_up = late + (now - called); held_up > leases_.lease() / 20) {
+    log::Warning(absl::StrCat("was held up for ", absl::FormatDuration(absl::Trunc(held_up, absl::Milliseconds(1))),
+                              ": workers' leases are longer by that"));
+    leases_.Forgive(held_up, now);
+  }
   const LeaseTable::Due due = leases_.TakeDue(now);
   for (const WorkerId& worker : due.late) MarkUnreachable(worker);
   for (const WorkerId& worker : due.lost) MarkLost(worker);

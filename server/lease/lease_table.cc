@@ -8,6 +8,10 @@ void LeaseTable::Renew(const WorkerId& worker, absl::Duration now) {
   entries_[worker] = {.last = now};
 }
 
+void LeaseTable::Forgive(absl::Duration held_up, absl::Duration now) {
+  for (auto& [worker, entry] : entries_) entry.last = std::min(now, entry.last + held_up);
+}
+
 bool LeaseTable::IsPrompt(const WorkerId& worker, absl::Duration now) const {
   auto it = entries_.find(worker);
   return it != entries_.end() && now < it->second.last + lease_ / 2;

@@ -26,6 +26,9 @@ class LeaseTable {
   // When its lease ends; -InfiniteDuration: it never called, or was lost.
   absl::Duration End(const WorkerId& worker) const;
 
+  // Nobody could be heard for so long, until `now`, for a reason that is not the workers': the time does not count.
+  void Forgive(absl::Duration held_up, absl::Duration now);
+
   struct Due {
     std::vector<WorkerId> late;  // newly late, still live
     std::vector<WorkerId> lost;  // newly lost; forgotten until they call again

@@ -284,6 +284,18 @@ TEST_F(CoordinatorAttemptsTest, AWorkerIsUnreachableAtHalfItsLeaseAndLostExactly
   EXPECT_EQ(coordinator_->ListWorkers()[0].state(), v1::WORKER_STATE_LOST);
 }
 
+TEST_F(CoordinatorAttemptsTest, TimeInWhichTheCoordinatorWasHeldUpIsNoWorkersSilence) {
+  Join(a_);
+  const JobId id = Running(a_);
+  clock_.Advance(3 * kLease);
+  coordinator_->Tick(/*late=*/2.75 * kLease);
+  EXPECT_EQ(State(id), v1::JOB_STATE_RUNNING);
+  Advance(kLease / 4);
+  EXPECT_EQ(State(id), v1::JOB_STATE_UNREACHABLE);
+  Advance(kLease / 2);
+  EXPECT_EQ(State(id), v1::JOB_STATE_RECOVERING);
+}
+
 TEST_F(CoordinatorAttemptsTest, AWorkerThatComesBackInTimeKeepsItsJob) {
   Join(a_);
   const JobId id = Running(a_);

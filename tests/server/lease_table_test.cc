@@ -51,5 +51,17 @@ TEST(LeaseTableTest, ALostWorkerIsForgottenUntilItCalls) {
   EXPECT_TRUE(leases.IsLive(kWorker, absl::Seconds(21)));
 }
 
+TEST(LeaseTableTest, TimeInWhichNobodyCouldBeHeardDoesNotCount) {
+  LeaseTable leases(kLease);
+  leases.Renew(kWorker, absl::ZeroDuration());
+  leases.Forgive(absl::Seconds(7), absl::Seconds(12));
+  EXPECT_THAT(leases.TakeDue(absl::Seconds(12)).lost, IsEmpty());
+  EXPECT_EQ(leases.End(kWorker), absl::Seconds(17));
+  // A call is not dated ahead.
+  leases.Renew(kWorker, absl::Seconds(13));
+  leases.Forgive(absl::Seconds(7), absl::Seconds(14));
+  EXPECT_EQ(leases.End(kWorker), absl::Seconds(24));
+}
+
 }  // namespace
 }  // namespace sab::server
