@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The all-reduce of CPU ranks over shared memory and over Gloo, in turns, and what it costs a training step.
+# The all-reduce of CPU ranks over shared memory and over Gloo, in turns, and what it and train.deterministic cost a training step.
 #   ./dev bench allreduce [--busy N] [--turns N] [--only calls|steps]
 set -euo pipefail
 build=$1

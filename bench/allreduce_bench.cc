@@ -5,10 +5,10 @@
 //     --turns N  turns of each training configuration (21)
 //
 // Two tables: a call by size and number of ranks; and a training step of `sab` (copy at T=100, H=128, B=64) in one
-// process with two threads beside two ranks with one thread each. Every rank is a process of its own; rank 0's clock
-// counts. The program starts itself for them:
+// process with two threads beside two ranks with one thread each, each also with train.deterministic. Every rank is a
+// process of its own; rank 0's clock counts. The program starts itself for them:
 //   bench_allreduce calls RANK WORLD_SIZE SHARED_ADDRESS GLOO_ADDRESS
-//   bench_allreduce steps RANK WORLD_SIZE ADDRESS shared|gloo|alone THREADS
+//   bench_allreduce steps RANK WORLD_SIZE ADDRESS shared|gloo|alone THREADS SHARDS
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
@@ -21,6 +21,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
@@ -38,6 +39,13 @@ using Words = std::vector<std::string>;
 
 double MicrosecondsSince(Clock::time_point start) {
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+}
+
+// Processor time of all threads of this process.
+double ProcessorMicroseconds() {
+  timespec spent{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+  return static_cast<double>(spent.tv_sec) * 1e6 + static_cast<double>(spent.tv_nsec) / 1e3;
 }
 
 double Quantile(std::vector<double> values, double share) {
@@ -166,7 +174,8 @@ void PrintCalls() {
 
 // ---- Training steps ----
 
-// Lets the training go on for as many steps as a line of the input says, and answers with the milliseconds of one.
+// Lets the training go on for as many steps as a line of the input says, and answers with the milliseconds of one, by
+// the clock and of the processor.
 class Metronome : public TrainObserver {
  public:
   void Attach(TrainLoop& loop) { loop_ = &loop; }
@@ -175,11 +184,13 @@ class Metronome : public TrainObserver {
     if (!(std::cin >> wanted_)) return false;
     done_ = 0;
     start_ = Clock::now();
+    processor_start_ = ProcessorMicroseconds();
     return true;
   }
   void OnStep(const StepReport&) override {
     if (++done_ < wanted_) return;
-    std::printf("%f\n", MicrosecondsSince(start_) / 1e3 / done_);
+    std::printf("%f %f\n", MicrosecondsSince(start_) / 1e3 / done_,
+                (ProcessorMicroseconds() - processor_start_) / 1e3 / done_);
     std::fflush(stdout);
     if (!Await()) loop_->RequestStop();
   }
@@ -191,6 +202,7 @@ class Metronome : public TrainObserver {
   int wanted_ = 0;
   int done_ = 0;
   Clock::time_point start_;
+  double processor_start_ = 0;
 };
 
 // One rank of a training.
@@ -205,7 +217,11 @@ int RunSteps(const Words& words) {
   ParameterSet parameters(config, task->shape(), at::kCPU);
   const auto engine = MakeEngine(config, task->shape(), parameters);
   Metronome metronome;
-  TrainLoop loop({.steps = 1'000'000'000, .clip_norm = 1, .eval_every = 0, .checkpoint_every = 0},
+  TrainLoop loop({.steps = 1'000'000'000,
+                  .clip_norm = 1,
+                  .shards = std::stoi(words.at(6)),
+                  .eval_every = 0,
+                  .checkpoint_every = 0},
                  {*task, *engine, parameters, *group, metronome});
   metronome.Attach(loop);
   if (metronome.Await()) loop.Run();
@@ -217,48 +233,58 @@ struct Training {
   std::shared_ptr<Rendezvous> store;
   Ranks ranks;
   std::vector<double> milliseconds = {};  // a step, by turn
+  std::vector<double> processor = {};     // the same of all ranks' processor time
 };
 
-Training StartTraining(const std::string& name, const std::string& transport, int world_size, int threads) {
-  Training training = {name, Rendezvous::Open("127.0.0.1"), {}};
+// `shards`: 0, or those of train.deterministic.
+Training StartTraining(const std::string& name, const std::string& transport, int world_size, int shards) {
+  Training training = {name + (shards > 0 ? ", deterministic" : ""), Rendezvous::Open("127.0.0.1"), {}};
   for (int rank = 0; rank < world_size; ++rank) {
-    training.ranks.push_back(
-        std::make_unique<Child>(Words{"steps", std::to_string(rank), std::to_string(world_size),
-                                      training.store->address(), transport, std::to_string(threads)}));
+    training.ranks.push_back(std::make_unique<Child>(Words{"steps", std::to_string(rank), std::to_string(world_size),
+                                                           training.store->address(), transport,
+                                                           std::to_string(2 / world_size), std::to_string(shards)}));
   }
   return training;
 }
 
-double TimeSteps(Training& training, int steps) {
+void TimeSteps(Training& training, int steps, bool counts) {
   for (const auto& rank : training.ranks) rank->Write(std::to_string(steps));
-  double milliseconds = 0;
+  double milliseconds = 0, processor = 0;
   for (size_t rank = training.ranks.size(); rank-- > 0;) {
     std::string line;
     if (!training.ranks[rank]->Read(&line)) throw std::runtime_error("a rank of '" + training.name + "' ended");
-    milliseconds = std::stod(line);  // at last, rank 0's
+    size_t rest = 0;
+    milliseconds = std::stod(line, &rest);  // at last, rank 0's
+    processor += std::stod(line.substr(rest));
   }
-  return milliseconds;
+  if (!counts) return;
+  training.milliseconds.push_back(milliseconds);
+  training.processor.push_back(processor);
 }
 
 void PrintSteps(int turns) {
   constexpr int kSteps = 20;
   std::vector<Training> trainings;
-  trainings.push_back(StartTraining("one process, two threads", "alone", 1, 2));
-  trainings.push_back(StartTraining("two ranks, shared memory", "shared", 2, 1));
-  trainings.push_back(StartTraining("two ranks, Gloo", "gloo", 2, 1));
-  for (int turn = -1; turn < turns; ++turn) {  // turn -1 warms up
-    for (Training& training : trainings) {
-      const double milliseconds = TimeSteps(training, kSteps);
-      if (turn >= 0) training.milliseconds.push_back(milliseconds);
-    }
+  for (const int shards : {0, 4}) {
+    trainings.push_back(StartTraining("one process, two threads", "alone", 1, shards));
+    trainings.push_back(StartTraining("two ranks, shared memory", "shared", 2, shards));
+    trainings.push_back(StartTraining("two ranks, Gloo", "gloo", 2, shards));
   }
-  std::printf("| training step | ms, median | of one process |\n| --- | --: | --: |\n");
-  for (const Training& training : trainings) {
+  for (int turn = -1; turn < turns; ++turn) {  // turn -1 warms up
+    for (Training& training : trainings) TimeSteps(training, kSteps, turn >= 0);
+  }
+  const auto ratio = [](const std::vector<double>& values, const std::vector<double>& others) {
     std::vector<double> ratios;
-    for (size_t turn = 0; turn < training.milliseconds.size(); ++turn)
-      ratios.push_back(training.milliseconds[turn] / trainings[0].milliseconds[turn]);
-    std::printf("| %s | %.2f | %.2f |\n", training.name.c_str(), Quantile(training.milliseconds, 0.5),
-                Quantile(ratios, 0.5));
+    for (size_t turn = 0; turn < values.size(); ++turn) ratios.push_back(values[turn] / others[turn]);
+    return Quantile(ratios, 0.5);
+  };
+  std::printf("| training step | ms, median | of one process | of the same, not deterministic | in processor time |\n");
+  std::printf("| --- | --: | --: | --: | --: |\n");
+  for (size_t i = 0; i < trainings.size(); ++i) {
+    const Training &training = trainings[i], &plain = trainings[i % 3];
+    std::printf("| %s | %.2f | %.2f | %.2f | %.2f |\n", training.name.c_str(), Quantile(training.milliseconds, 0.5),
+                ratio(training.milliseconds, trainings[0].milliseconds),
+                ratio(training.milliseconds, plain.milliseconds), ratio(training.processor, plain.processor));
   }
 }
 

@@ -77,8 +77,8 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<Registry> registry)
     jobs_.Add({{"state", Label(static_cast<v1::JobState>(state))}});
   }
   // From 0, so that increase() sees the first one of each.
-  for (const char* outcome :
-       {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded", "paused", "preempted", "time_limit"})
+  for (const char* outcome : {"succeeded", "cancelled", "failed", "permanent", "lost", "superseded", "resized",
+                              "paused", "preempted", "time_limit"})
     attempts_.Add({{"outcome", outcome}});
   SetWorkers(0, 0);
 }

@@ -25,7 +25,7 @@ class CoordinatorMetrics {
   // A job came into, changed or left (UNSPECIFIED on either side) a state.
   void MoveJob(v1::JobState from, v1::JobState to);
   // `outcome`: succeeded, cancelled, failed (by a fault of a process), permanent, lost (a worker), superseded (by a
-  // restart of the coordinator), paused, preempted (or moved off a drained worker), time_limit.
+  // restart of the coordinator), resized, paused, preempted (or moved off a drained worker), time_limit.
   void CountAttempt(const std::string& outcome);
   void SetWorkers(int64_t ready, int64_t lost);
   // `device`: cuda or cpu.

@@ -52,6 +52,12 @@ absl::StatusOr<std::vector<v1::Job>> Fetch(Context& context, const ListOptions& 
   return jobs;
 }
 
+// "2", or "1-4" of one that may run with fewer.
+std::string Replicas(const v1::ResourceSpec& resources) {
+  const bool fixed = !resources.has_min_replicas() || resources.min_replicas() == resources.replicas();
+  return absl::StrCat(fixed ? "" : absl::StrCat(resources.min_replicas(), "-"), resources.replicas());
+}
+
 std::string JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
   Table table({"JOB", "NAME", "STATE", "STEP", "MODEL", "TASK", "REPLICAS", "CREATED", "REASON"});
   for (const v1::Job& job : jobs) {
@@ -62,7 +68,7 @@ std::string JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
     if (reason.size() > 60) reason = reason.substr(0, 57) + "...";
     table.Add({job.name(), spec.name(), StateName(job.state()), absl::StrCat(job.step(), "/", spec.train().steps()),
                lower(v1::ModelKind_Name(spec.model().kind())), lower(v1::TaskKind_Name(spec.task().kind())),
-               absl::StrCat(spec.resources().replicas()), FormatAge(job.create_time(), now), reason});
+               Replicas(spec.resources()), FormatAge(job.create_time(), now), reason});
   }
   return table.Text();
 }

@@ -70,7 +70,9 @@ struct Work {
 };
 
 Work WorkOf(const v1::JobSpec& spec) {
-  const int64_t replicas = std::max<int64_t>(1, spec.resources().replicas());
+  // One that goes on with fewer replicas must hold the rows of those that it lost.
+  const int64_t replicas = std::max<int64_t>(
+      1, spec.resources().has_min_replicas() ? spec.resources().min_replicas() : spec.resources().replicas());
   const auto share = [replicas](int64_t rows) { return std::max<int64_t>(1, (rows + replicas - 1) / replicas); };
   Work work;
   work.config = ToModelConfig(spec);

@@ -65,6 +65,8 @@ void ResolveTrain(v1::TrainSpec* train) {
   SAB_DEFAULT_ENUM(train, precision, v1::PRECISION_KIND_FP32);
   SAB_DEFAULT_ENUM(train->mutable_schedule(), kind, v1::SCHEDULE_KIND_CONSTANT);
   SAB_DEFAULT(train, max_nonfinite_steps, 10);
+  SAB_DEFAULT(train, deterministic, false);
+  if (train->deterministic()) SAB_DEFAULT(train, shards, kDefaultShards);
 }
 
 }  // namespace

@@ -29,6 +29,8 @@ constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr int kMaxDepth = 16;
 constexpr size_t kMaxViolations = 100;  // what fits into a reply's trailer and a user's patience
 constexpr size_t kMaxListItems = 10'000;
+// May be given as a range.
+constexpr char kReplicas[] = "sab.v1.ResourceSpec.replicas";
 
 int LineOf(const YAML::Mark& mark) {
   return mark.is_null() ? 0 : mark.line + 1;
@@ -182,6 +184,9 @@ class Reader {
   }
 
   void ReadField(const YAML::Node& node, const std::string& path, const FieldDescriptor* field, Message* message) {
+    if (field->full_name() == kReplicas && node.IsMap()) {
+      return ReadRange(node, path, static_cast<v1::ResourceSpec*>(message));
+    }
     if (field->is_map()) return ReadMap(node, path, field, message);
     if (field->is_repeated()) return ReadList(node, path, field, message);
     if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
@@ -194,6 +199,21 @@ class Reader {
  private:
   void Add(const std::string& path, const YAML::Node& node, const std::string& reason) {
     if (violations.size() < kMaxViolations) violations.push_back({path, reason, LineOf(node.Mark())});
+  }
+
+  // `replicas: {min: 1, max: 4}`, both given.
+  void ReadRange(const YAML::Node& node, const std::string& path, v1::ResourceSpec* resources) {
+    int64_t least = 0, most = 0;
+    if (node.size() != 2 || !node["min"].IsDefined() || !node["max"].IsDefined()) {
+      return Add(path, node, "must be a number, or a range such as {min: 1, max: 4}");
+    }
+    if (!Integer(node["min"], absl::StrCat(path, ".min"), &least) ||
+        !Integer(node["max"], absl::StrCat(path, ".max"), &most)) {
+      return;
+    }
+    lines[absl::StrCat(path.substr(0, path.rfind('.') + 1), "min_replicas")] = LineOf(node["min"].Mark());
+    resources->set_min_replicas(least);
+    resources->set_replicas(most);
   }
 
   // Says where the key belongs if another section has it, else what may have been meant here.
@@ -364,6 +384,8 @@ absl::Status Assign(const std::string& path, const std::string& value, v1::JobSp
   }
   SAB_ASSIGN_OR_RETURN(const YAML::Node node, LoadYaml(value));
   target.message->GetReflection()->ClearField(target.message, target.field);
+  // A number in the place of a range.
+  if (target.field->full_name() == kReplicas) static_cast<v1::ResourceSpec*>(target.message)->clear_min_replicas();
   Reader reader;
   reader.ReadField(node, path, target.field, target.message);
   for (FieldViolation& violation : reader.violations) violation.line = 0;

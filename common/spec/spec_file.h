@@ -17,7 +17,8 @@ struct SpecFile {
 };
 
 // Reads YAML or JSON (JSON is YAML). Keys are the proto's field names, enum values lower case without prefix. Driven by
-// the descriptor: a new field of the proto is a new key here. A file of the right form is read as it is: its values are
+// the descriptor: a new field of the proto is a new key here. `resources.replicas` may be a range, {min: 1, max: 4}:
+// min_replicas 1 and replicas 4. A file of the right form is read as it is: its values are
 // not validated, no default is filled in. InvalidArgument (InvalidFields) lists every unknown key, duplicate key, wrong
 // type and unreadable value, with line, and what Validate finds in the rest of such a file. Files above 1 MiB and
 // nesting above 16 levels are refused.

@@ -266,6 +266,29 @@ class Checker {
     }
     Schedule(train);
     if (train.has_max_nonfinite_steps()) Range("train.max_nonfinite_steps", train.max_nonfinite_steps(), 1);
+    Shards(train, batch_size);
+  }
+
+  void Shards(const v1::TrainSpec& train, int64_t batch_size) {
+    if (!train.deterministic()) {
+      if (train.has_shards()) Add("train.shards", "is a setting of `deterministic: true`; remove it");
+      return;
+    }
+    const int64_t shards = train.has_shards() ? train.shards() : kDefaultShards;
+    if (shards < 1 || shards > 4096 || (shards & (shards - 1)) != 0) {
+      return Add("train.shards", absl::StrCat("must be a power of two from 1 to 4096, got ", shards));
+    }
+    if (batch_size >= 1 && batch_size % shards != 0) {
+      Add("train.batch_size", absl::StrCat("must be divisible by train.shards = ", shards,
+                                           ", as train.deterministic is true, got ", batch_size));
+    }
+    const auto divides = [&](const char* field, int64_t replicas) {
+      if (replicas < 1 || shards % replicas == 0) return;
+      Add(field,
+          absl::StrCat("must divide train.shards = ", shards, ", as train.deterministic is true, got ", replicas));
+    };
+    divides("resources.replicas", Replicas());
+    if (spec_.resources().has_min_replicas()) divides("resources.min_replicas", spec_.resources().min_replicas());
   }
 
   void Schedule(const v1::TrainSpec& train) {
@@ -343,6 +366,9 @@ class Checker {
 
   void ResourcesAndQueue() {
     if (spec_.resources().has_replicas()) Range("resources.replicas", spec_.resources().replicas(), 1, 4096);
+    if (spec_.resources().has_min_replicas()) {
+      Range("resources.min_replicas", spec_.resources().min_replicas(), 1, std::clamp<int64_t>(Replicas(), 1, 4096));
+    }
     if (spec_.queue().has_priority()) Range("queue.priority", spec_.queue().priority(), 0, 100);
     if (spec_.queue().has_max_restarts()) Range("queue.max_restarts", spec_.queue().max_restarts(), 0, 1'000'000);
     if (const auto memory = ParseMemory(spec_.resources().min_gpu_memory()); !memory.ok()) {

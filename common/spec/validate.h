@@ -11,6 +11,9 @@
 
 namespace sab::spec {
 
+// `train.shards` where `train.deterministic` is given alone.
+inline constexpr int64_t kDefaultShards = 4;
+
 // Every violation, in the order of the proto's fields: out of range, missing, a setting of another kind of model or
 // task, contradictions. Paths: form only. Pure. `spec` may have its defaults resolved or not: the answer is the same.
 std::vector<FieldViolation> Validate(const v1::JobSpec& spec);

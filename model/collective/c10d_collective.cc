@@ -1,3 +1,4 @@
+#include <ATen/ops/empty_like.h>
 #include <arpa/inet.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -5,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +25,8 @@ namespace sab::model {
 namespace {
 
 constexpr char kLoopback[] = "127.0.0.1";
+// Elements of every rank that an AllReduceSumInPairs holds at a time.
+constexpr int64_t kGathered = int64_t{1} << 21;
 
 std::string SystemError(const std::string& what) {
   return what + ": " + std::strerror(errno);
@@ -224,6 +228,23 @@ class C10dCollective : public Collective {
       std::vector<at::Tensor> tensors = {tensor};
       return backend_->allreduce(tensors);
     });
+  }
+
+  void AllReduceSumInPairs(at::Tensor& tensor) override {
+    // Everybody gets everything, some at a time, and adds up alike.
+    at::Tensor flat = tensor.view(-1);
+    for (int64_t first = 0; first < flat.numel(); first += kGathered) {
+      at::Tensor part = flat.narrow(0, first, std::min(kGathered, flat.numel() - first));
+      std::vector<at::Tensor> mine = {part};
+      std::vector<std::vector<at::Tensor>> all(1);
+      for (int rank = 0; rank < world_size(); ++rank) all[0].push_back(at::empty_like(part));
+      Run("all-gather", [&] { return backend_->allgather(all, mine); });
+      std::vector<at::Tensor>& values = all[0];
+      for (size_t span = 1; span < values.size(); span *= 2) {
+        for (size_t i = 0; i + span < values.size(); i += 2 * span) values[i].add_(values[i + span]);
+      }
+      part.copy_(values[0]);
+    }
   }
 
   void Broadcast(at::Tensor& tensor, int root) override {

@@ -15,6 +15,7 @@ class SingleProcessCollective : public Collective {
   int world_size() const override { return 1; }
   std::string transport() const override { return "nothing"; }
   void AllReduceSum(at::Tensor&) override { ThrowIfAborted(); }
+  void AllReduceSumInPairs(at::Tensor&) override { ThrowIfAborted(); }
   void Broadcast(at::Tensor&, int) override { ThrowIfAborted(); }
   void Barrier() override { ThrowIfAborted(); }
   void Abort() override { aborted_ = true; }

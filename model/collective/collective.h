@@ -32,6 +32,9 @@ class Collective {
 
   // Replaces `tensor`, of float, double or int64, by its sum over all ranks.
   virtual void AllReduceSum(at::Tensor& tensor) = 0;
+  // The same, added up in pairs, element by element: ((0 + 1) + (2 + 3)) + ((4 + 5) + ...), what has no partner goes
+  // up as it is. The bits depend on nothing but the ranks' values: not on what carries the call, nor on the machine.
+  virtual void AllReduceSumInPairs(at::Tensor& tensor) = 0;
   // Replaces `tensor` by that of `root`.
   virtual void Broadcast(at::Tensor& tensor, int root) = 0;
   // Returns once every rank has called it.

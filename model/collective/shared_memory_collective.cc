@@ -116,6 +116,8 @@ class SharedMemoryCollective : public Collective {
     });
   }
 
+  void AllReduceSumInPairs(at::Tensor& tensor) override { AllReduceSum(tensor); }
+
   void Broadcast(at::Tensor& tensor, int root) override {
     std::byte* data = BytesOf(tensor);
     const int64_t bytes = static_cast<int64_t>(tensor.nbytes());

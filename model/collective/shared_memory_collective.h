@@ -19,9 +19,9 @@ struct NoticeBoard {
 // machine, PID namespace and user, when one of them cannot map the segment, or when options.shared_memory is off
 // somewhere. The board is not used after the return. Throws CollectiveError, and what the board throws.
 //
-// A sum is formed in the order of the ranks, element by element, so its bits do not depend on timing. The end of a
-// peer's process is noticed within milliseconds, its leaving as well. Nothing is left in the system, however the
-// processes end.
+// Every sum is formed in pairs, as AllReduceSumInPairs says, so its bits do not depend on timing. The end of a peer's
+// process is noticed within milliseconds, its leaving as well. Nothing is left in the system, however the processes
+// end.
 std::unique_ptr<Collective> MakeSharedMemoryCollective(const NoticeBoard& board, const CollectiveOptions& options);
 
 }  // namespace sab::model

@@ -38,6 +38,9 @@ struct TrainConfig {
   Schedule schedule;
   double clip_norm = 0;  // 0: none
   int64_t max_nonfinite_steps = 10;
+  // 0: every rank passes its rows through the engine at once. Else the same bits for any number of ranks that divides
+  // it: a power of two that divides batch_size, see ShardSum.
+  int64_t shards = 0;
 
   int64_t eval_every = 200;           // 0: only at the end
   std::vector<int64_t> eval_lengths;  // empty: the task's own

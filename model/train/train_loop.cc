@@ -1,10 +1,12 @@
 #include "model/train/train_loop.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 
@@ -24,29 +26,32 @@ constexpr int64_t kLeaving = 6;
 
 constexpr uint64_t kLengthSalt = 0x6c656e677468;  // keeps the draws of lengths apart from those of data and parameters
 
-std::vector<double> Pack(const PassSums& sums, int rank, int world_size) {
-  std::vector<double> packed(static_cast<size_t>(kSummed + world_size), 0.0);
-  packed[0] = sums.loss_sum;
-  packed[1] = static_cast<double>(sums.loss_count);
-  packed[2] = sums.scored_loss_sum;
-  packed[3] = static_cast<double>(sums.scored_count);
-  packed[4] = static_cast<double>(sums.correct_count);
-  packed[5] = static_cast<double>(sums.guarded_count);
-  packed[static_cast<size_t>(kSummed + rank)] = sums.max_hidden_norm;
+// (kSummed + world_size)
+at::Tensor Pack(const PassSums& sums, int rank, int world_size) {
+  at::Tensor packed = at::zeros({kSummed + world_size}, at::kDouble);
+  double* numbers = packed.data_ptr<double>();
+  numbers[0] = sums.loss_sum;
+  numbers[1] = static_cast<double>(sums.loss_count);
+  numbers[2] = sums.scored_loss_sum;
+  numbers[3] = static_cast<double>(sums.scored_count);
+  numbers[4] = static_cast<double>(sums.correct_count);
+  numbers[5] = static_cast<double>(sums.guarded_count);
+  numbers[kSummed + rank] = sums.max_hidden_norm;
   return packed;
 }
 
-template <typename T>
-PassSums Unpack(const T* packed, int world_size) {
+// Of the same, on any device and of any type.
+PassSums Unpack(const at::Tensor& packed) {
+  const at::Tensor host = packed.to(at::kCPU, at::kDouble);
+  const double* numbers = host.const_data_ptr<double>();
   PassSums sums;
-  sums.loss_sum = packed[0];
-  sums.loss_count = std::llround(packed[1]);
-  sums.scored_loss_sum = packed[2];
-  sums.scored_count = std::llround(packed[3]);
-  sums.correct_count = std::llround(packed[4]);
-  sums.guarded_count = std::llround(packed[5]);
-  for (int64_t i = kSummed; i < kSummed + world_size; ++i)
-    sums.max_hidden_norm = std::max(sums.max_hidden_norm, static_cast<double>(packed[i]));
+  sums.loss_sum = numbers[0];
+  sums.loss_count = std::llround(numbers[1]);
+  sums.scored_loss_sum = numbers[2];
+  sums.scored_count = std::llround(numbers[3]);
+  sums.correct_count = std::llround(numbers[4]);
+  sums.guarded_count = std::llround(numbers[5]);
+  for (int64_t i = kSummed; i < host.numel(); ++i) sums.max_hidden_norm = std::max(sums.max_hidden_norm, numbers[i]);
   return sums;
 }
 
@@ -106,6 +111,15 @@ void TrainLoop::Join() {
   my_rows_ = ShareOf(config_.batch_size, collective_->rank(), world_size);
   if (world_size > 1)
     exchange_ = at::empty({parameters_.count() + kSummed + world_size}, parameters_.values().options());
+  if (config_.shards == 0) return;
+  if (!std::has_single_bit(static_cast<uint64_t>(config_.shards)) || config_.batch_size % config_.shards != 0 ||
+      config_.shards % world_size != 0) {
+    throw std::invalid_argument("train.shards: must be a power of two that divides train.batch_size, " +
+                                std::to_string(config_.batch_size) + ", and that the number of replicas, " +
+                                std::to_string(world_size) + ", divides; got " + std::to_string(config_.shards));
+  }
+  my_shards_ = ShareOf(config_.shards, collective_->rank(), world_size);
+  shard_sum_.emplace(parameters_.count() + kSummed, parameters_.values().options());
 }
 
 void TrainLoop::Rejoin(Collective& collective, TrainObserver& observer) {
@@ -276,8 +290,42 @@ Batch TrainLoop::OnDevice(Batch batch) const {
 
 void TrainLoop::AllReduce(at::Tensor& tensor, Activity then) {
   observer_->OnActivity(Activity::kCollective);
-  collective_->AllReduceSum(tensor);
+  if (config_.shards > 0) {
+    collective_->AllReduceSumInPairs(tensor);
+  } else {
+    collective_->AllReduceSum(tensor);
+  }
   observer_->OnActivity(then);
+}
+
+PassSums TrainLoop::PassOverRows(const StepReport& at, double loss_scale, int64_t* steps) {
+  const Batch batch = OnDevice(task_.TrainingBatch(at.step, at.length, my_rows_));
+  *steps = batch.steps();
+  parameters_.gradients().zero_();
+  return engine_.ForwardBackward(batch, loss_scale);
+}
+
+// The engine sees each shard by itself: what a shard gives depends on its own rows alone. Figures go through the same
+// tree and in the same number format as the gradients, whether they have to leave this rank or not.
+PassSums TrainLoop::PassOverShards(const StepReport& at, double loss_scale, int64_t* steps) {
+  at::Tensor& gradients = parameters_.gradients();
+  const int64_t n = gradients.numel();
+  double norm = 0;
+  for (int64_t shard = my_shards_.first; shard < my_shards_.first + my_shards_.count; ++shard) {
+    const RowRange rows = ShareOf(config_.batch_size, static_cast<int>(shard), static_cast<int>(config_.shards));
+    const Batch batch = OnDevice(task_.TrainingBatch(at.step, at.length, rows));
+    *steps = batch.steps();
+    gradients.zero_();
+    const PassSums sums = engine_.ForwardBackward(batch, loss_scale);
+    at::Tensor& part = shard_sum_->Next();
+    part.narrow(0, 0, n).copy_(gradients);
+    part.narrow(0, n, kSummed).copy_(Pack(sums, 0, 1).narrow(0, 0, kSummed));
+    shard_sum_->Add();
+    norm = std::max(norm, sums.max_hidden_norm);
+  }
+  const at::Tensor& sum = shard_sum_->Take();
+  gradients.copy_(sum.narrow(0, 0, n));
+  return Unpack(at::cat({sum.narrow(0, n, kSummed), at::full({1}, norm, sum.options())}));
 }
 
 StepReport TrainLoop::Step() {
@@ -286,11 +334,12 @@ StepReport TrainLoop::Step() {
   report.step = state_.step + 1;
   report.length = LengthOf(report.step);
   report.rows = config_.batch_size;
-  const Batch batch = OnDevice(task_.TrainingBatch(report.step, report.length, my_rows_));
   const int64_t loss_count = task_.TrainingLossCount(report.step, report.length, config_.batch_size);
+  const double loss_scale = 1.0 / static_cast<double>(loss_count);
+  int64_t steps = 0;
+  const PassSums sums = ReduceGradients(config_.shards > 0 ? PassOverShards(report, loss_scale, &steps)
+                                                           : PassOverRows(report, loss_scale, &steps));
   at::Tensor& gradients = parameters_.gradients();
-  gradients.zero_();
-  const PassSums sums = ReduceGradients(engine_.ForwardBackward(batch, 1.0 / static_cast<double>(loss_count)));
 
   report.gradient_norm = GradientNorm(gradients);
   // On a GPU a call that was aborted on its way shows only now that the device has been waited for: what it left is no
@@ -309,8 +358,7 @@ StepReport TrainLoop::Step() {
   }
   report.figures = task_.Figures(sums);
   report.max_hidden_norm = sums.max_hidden_norm;
-  report.guarded_fraction =
-      static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * batch.steps());
+  report.guarded_fraction = static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * steps);
   report.skipped_steps = state_.skipped_steps;
   return report;
 }
@@ -335,43 +383,59 @@ PassSums TrainLoop::ReduceGradients(const PassSums& mine) {
   if (world_size == 1) return mine;
   at::Tensor& gradients = parameters_.gradients();
   const int64_t n = gradients.numel();
-  std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
-  packed[kLeaving] = leave ? 1 : 0;
+  at::Tensor packed = Pack(mine, collective_->rank(), world_size);
+  packed.data_ptr<double>()[kLeaving] = leave ? 1 : 0;
   at::Tensor tail = exchange_.narrow(0, n, kSummed + world_size);
   at::Tensor head = exchange_.narrow(0, 0, n);
   head.copy_(gradients);
-  at::Tensor host = at::empty({kSummed + world_size}, at::kDouble);
-  std::copy(packed.begin(), packed.end(), host.data_ptr<double>());
-  tail.copy_(host);
+  tail.copy_(packed);
   AllReduce(exchange_, Activity::kStep);
   gradients.copy_(head);
-  host.copy_(tail);
-  leave_agreed_ = host.data_ptr<double>()[kLeaving] > 0;
-  return Unpack(host.data_ptr<double>(), world_size);
+  packed.copy_(tail);
+  leave_agreed_ = packed.data_ptr<double>()[kLeaving] > 0;
+  return Unpack(packed);
 }
 
 PassSums TrainLoop::ReduceSums(const PassSums& mine) {
   const int world_size = collective_->world_size();
   if (world_size == 1) return mine;
-  const std::vector<double> packed = Pack(mine, collective_->rank(), world_size);
-  at::Tensor host = at::empty({kSummed + world_size}, at::kDouble);
-  std::copy(packed.begin(), packed.end(), host.data_ptr<double>());
-  at::Tensor shared = host.to(parameters_.values().device());
+  at::Tensor shared = Pack(mine, collective_->rank(), world_size).to(parameters_.values().device());
   AllReduce(shared, Activity::kEvaluation);
-  host.copy_(shared);
-  return Unpack(host.data_ptr<double>(), world_size);
+  return Unpack(shared);
+}
+
+PassSums TrainLoop::EvaluateRows(int64_t length, RowRange rows, int64_t at_once) {
+  PassSums sums;
+  for (int64_t done = 0; done < rows.count; done += at_once) {
+    if (stop_requested_) throw Stopped();
+    const RowRange some = {rows.first + done, std::min(at_once, rows.count - done)};
+    sums += engine_.Evaluate(OnDevice(task_.EvaluationBatch(length, some)));
+  }
+  return sums;
+}
+
+PassSums TrainLoop::EvaluateShards(int64_t length, int64_t rows) {
+  ShardSum tree(kSummed, at::kDouble);
+  double norm = 0;
+  for (int64_t shard = my_shards_.first; shard < my_shards_.first + my_shards_.count; ++shard) {
+    const RowRange mine = ShareOf(rows, static_cast<int>(shard), static_cast<int>(config_.shards));
+    const PassSums sums = EvaluateRows(length, mine, config_.batch_size / config_.shards);
+    tree.Next().copy_(Pack(sums, 0, 1).narrow(0, 0, kSummed));
+    tree.Add();
+    norm = std::max(norm, sums.max_hidden_norm);
+  }
+  PassSums sums = Unpack(tree.Take());
+  sums.max_hidden_norm = norm;
+  return sums;
 }
 
 EvalReport TrainLoop::EvaluateAt(int64_t length, int64_t sequences) {
-  const RowRange mine = ShareOf(task_.EvaluationRows(sequences), collective_->rank(), collective_->world_size());
+  const int64_t rows = task_.EvaluationRows(sequences);
   observer_->OnActivity(Activity::kEvaluation);
-  PassSums sums;
-  for (int64_t done = 0; done < mine.count; done += my_rows_.count) {
-    if (stop_requested_) throw Stopped();
-    const RowRange rows = {mine.first + done, std::min(my_rows_.count, mine.count - done)};
-    sums += engine_.Evaluate(OnDevice(task_.EvaluationBatch(length, rows)));
-  }
-  sums = ReduceSums(sums);
+  const PassSums sums = ReduceSums(
+      config_.shards > 0
+          ? EvaluateShards(length, rows)
+          : EvaluateRows(length, ShareOf(rows, collective_->rank(), collective_->world_size()), my_rows_.count));
   EvalReport report = {state_.step, length, task_.Figures(sums), sums.max_hidden_norm};
   observer_->OnEval(report);
   return report;

@@ -13,6 +13,7 @@
 #include "model/parameters.h"
 #include "model/tasks/task.h"
 #include "model/train/optimizer.h"
+#include "model/train/shard_sum.h"
 #include "model/train/train_config.h"
 
 namespace sab::model {
@@ -86,7 +87,7 @@ class TrainObserver {
 // Trains one network with the ranks of a Collective. All ranks construct and run it with the same configuration; all of
 // them take every decision from all-reduced figures, so alike. Results do not depend on when they are observed, and a
 // run that goes on from a checkpoint gives the same bits as one that was not interrupted, with the same ranks and
-// machine.
+// machine; with TrainConfig::shards also with other numbers of ranks and threads.
 class TrainLoop {
  public:
   // What it works with; all must outlive it.
@@ -97,7 +98,8 @@ class TrainLoop {
     Collective& collective;
     TrainObserver& observer;
   };
-  // Throws std::invalid_argument: fewer rows than ranks, or a condition on a figure that the task does not have.
+  // Throws std::invalid_argument: fewer rows than ranks, shards that the batch or the ranks do not divide into, or a
+  // condition on a figure that the task does not have.
   TrainLoop(TrainConfig config, Parts parts);
 
   // Goes on from a checkpoint; the caller has filled in the parameters. Before Run. Throws std::invalid_argument as
@@ -148,10 +150,15 @@ class TrainLoop {
   void Settle();
   void AllReduce(at::Tensor& tensor, Activity then);
   StepReport Step();
+  // Forward and backward over this rank's rows. `steps` is set to the sequences' length.
+  PassSums PassOverRows(const StepReport& at, double loss_scale, int64_t* steps);
+  PassSums PassOverShards(const StepReport& at, double loss_scale, int64_t* steps);
   PassSums ReduceGradients(const PassSums& mine);
   PassSums ReduceSums(const PassSums& mine);
   Batch OnDevice(Batch batch) const;
   void CountNonfinite(double norm);
+  PassSums EvaluateRows(int64_t length, RowRange rows, int64_t at_once);
+  PassSums EvaluateShards(int64_t length, int64_t rows);
   EvalReport EvaluateAt(int64_t length, int64_t sequences);
   void EvaluateAll();
   void EvaluateFinalLengths();
@@ -164,9 +171,11 @@ class TrainLoop {
   ParameterSet& parameters_;
   Collective* collective_;
   TrainObserver* observer_;
-  RowRange my_rows_;  // of the global batch
+  RowRange my_rows_;    // of the global batch
+  RowRange my_shards_;  // of config_.shards
   const std::unique_ptr<Optimizer> optimizer_;
-  at::Tensor exchange_;  // gradients and sums of one step, for one all-reduce; undefined for one rank
+  at::Tensor exchange_;                // gradients and sums of one step, for one all-reduce; undefined for one rank
+  std::optional<ShardSum> shard_sum_;  // of the same without the norms; with shards alone
   TrainState state_;
   bool holds_state_ = true;
   bool agreed_ = false;

@@ -160,9 +160,9 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
   v1::Job& job = next.job;
   CloseAttempt(next, fault.text);
   const int64_t allowed = job.spec().queue().max_restarts();
-  std::vector<RankPlacement> around = PlaceAroundSurvivors(entry);
+  Continuation around = PlaceAroundSurvivors(entry);
   // An attempt from memory that finds the memory gone is a part of the recovery that it was started for.
-  const bool free = fault.free || (entry.active->from_memory && around.empty() && !fault.permanent &&
+  const bool free = fault.free || (entry.active->from_memory && around.placements.empty() && !fault.permanent &&
                                    !job.attempts(job.attempts_size() - 1).has_first_step_time());
   absl::Duration backoff;
   if (fault.permanent || (!free && next.restarts >= allowed)) {
@@ -176,7 +176,7 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
     // given up by waiting is worth some tries.
     const int64_t fruitless = FruitlessInARow(job);
     if (!free) ++next.restarts;
-    const bool at_once = free || fruitless == 0 || (!around.empty() && fruitless <= kTriesFromMemory);
+    const bool at_once = free || fruitless == 0 || (!around.placements.empty() && fruitless <= kTriesFromMemory);
     if (!at_once) backoff = BackoffBefore(std::min<int64_t>(next.restarts, fruitless + 1));
     job.set_state(v1::JOB_STATE_RECOVERING);
     job.set_state_reason(absl::StrCat(
@@ -184,14 +184,12 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
         free ? "; starts again, which costs no restart" : absl::StrCat("; restart ", next.restarts, " of ", allowed),
         backoff > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(backoff)) : ""));
   }
-  if (job.state() != v1::JOB_STATE_RECOVERING || backoff > absl::ZeroDuration()) around.clear();
-  std::vector<bool> kept;
-  for (const Rank& rank : entry.active->ranks) kept.push_back(IsAlive(rank));
+  if (job.state() != v1::JOB_STATE_RECOVERING || backoff > absl::ZeroDuration()) around = {};
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   metrics_->CountAttempt(fault.outcome);
   BeginRecovery(entry, fault);
   ReleaseRanks(entry);
-  if (!around.empty() && ContinueFromMemory(entry, around, std::move(kept))) return absl::OkStatus();
+  if (!around.placements.empty() && ContinueFromMemory(entry, around)) return absl::OkStatus();
   if (entry.record.job.state() == v1::JOB_STATE_RECOVERING) {
     entry.not_before = clock_->Monotonic() + backoff;
     Wait(entry);
@@ -239,6 +237,7 @@ void Coordinator::Progress(JobEntry& entry, Rank& rank, int64_t step) {
   const absl::Time start = FromProto(started.start_time());
   // Without the store the job stays STARTING, and the next reported step tries again.
   if (Replace(entry, std::move(next)).ok()) {
+    schedule_needed_ = schedule_needed_ || IsShort(entry);  // it may grow from now on
     entry.active->first_step = clock_->Monotonic();
     metrics_->job_first_step_seconds.Observe(
         absl::ToDoubleSeconds(std::max(absl::ZeroDuration(), clock_->Now() - start)));
@@ -283,6 +282,7 @@ void Coordinator::Revive(JobEntry& entry) {
   next.job.set_state(ran ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_STARTING);
   next.job.set_state_reason(ran ? "" : "its workers are back; trainers start");
   (void)Replace(entry, std::move(next));
+  schedule_needed_ = schedule_needed_ || IsShort(entry);
 }
 
 }  // namespace sab::server

@@ -46,7 +46,7 @@ std::string LogsKey(const JobId& job);                  // lines of the job arri
 //  - At most one attempt of a job is active. Its number is stored before any worker is told, and everything a trainer
 //  reports under another number
 //    is refused with ABORTED.
-//  - All ranks of an attempt are placed, or none.
+//  - All ranks of an attempt are placed, or none; how many that are is fixed for an attempt, not for a job.
 //  - A slot is given to a new trainer only after the worker has confirmed a desired state without the earlier one and
 //  reports it no more (or reported
 //    its end): two trainers never share a slot, however messages are delayed. A worker gets new work only after it has
@@ -249,6 +249,7 @@ class Coordinator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefreshJob(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsReady(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static GangRequest RequestOf(const v1::JobSpec& spec);
   WaitingJob WaitingView(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RunningJob RunningView(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool UsesCuda(const v1::Attempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -257,6 +258,9 @@ class Coordinator {
   absl::Duration LeftOfLimit(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedEnd(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Decision DecideOnLive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether an elastic job runs with fewer ranks than it could.
+  static bool IsShort(const JobEntry& entry);
+  void CarryOut(const Growth& growth) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // queue.cc: leaving, dependencies, limits.
   // The job's attempt is to end with a checkpoint. Its intent is stored; it ends in Left.
@@ -296,10 +300,18 @@ class Coordinator {
 
   // recovery.cc
   bool IsAlive(const Rank& rank) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  std::vector<RankPlacement> PlaceAroundSurvivors(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The ranks of a next attempt, and which of them the present one's processes go on as.
+  struct Continuation {
+    std::vector<RankPlacement> placements;  // empty: there is none
+    std::vector<bool> kept;
+  };
+  Continuation PlaceAroundSurvivors(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends a healthy attempt and goes on from its memory with these ranks besides. Costs no restart.
+  absl::Status Grow(JobEntry& entry, const std::vector<RankPlacement>& added) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A job that is about to want slots again, which it had before; empty: none.
+  std::string FindReturning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginRecovery(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool ContinueFromMemory(JobEntry& entry, const std::vector<RankPlacement>& placements, std::vector<bool> kept)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool ContinueFromMemory(JobEntry& entry, const Continuation& next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   v1::Recovery PlacedRecovery(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void PassMilestones(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CompleteRecovery(const JobEntry& entry, v1::Attempt& attempt) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

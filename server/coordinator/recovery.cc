@@ -43,18 +43,17 @@ bool Coordinator::IsAlive(const Rank& rank) {
          leases_.IsPrompt(rank.worker, clock_->Monotonic());
 }
 
-// A slot for every rank, the processes that hold the job's state in theirs: in their own. Nothing where that cannot be
-// done at once.
-std::vector<RankPlacement> Coordinator::PlaceAroundSurvivors(const JobEntry& entry) {
+// A slot for every rank, the processes that hold the job's state in theirs: in their own. An elastic job goes on with
+// those ranks that have one. Nothing where that cannot be done at once.
+Coordinator::Continuation Coordinator::PlaceAroundSurvivors(const JobEntry& entry) {
   const ActiveAttempt& active = *entry.active;
+  // What speaks for a rank, the least first.
+  enum Home { kNone, kFound, kOwn, kAlive, kHoldsState };
+  std::vector<Home> homes;
   std::vector<RankPlacement> placements;
-  std::vector<size_t> homeless;
   std::string device;
-  bool memory = false;
-  for (size_t i = 0; i < active.ranks.size(); ++i) {
-    const Rank& rank = active.ranks[i];
+  for (const Rank& rank : active.ranks) {
     const bool alive = IsAlive(rank);
-    memory = memory || (alive && rank.pulse.holds_state());
     const WorkerEntry& worker = workers_.at(rank.worker);
     const auto slot = std::find_if(worker.view.slots().begin(), worker.view.slots().end(),
                                    [&](const v1::Slot& s) { return s.index() == rank.slot; });
@@ -63,19 +62,74 @@ std::vector<RankPlacement> Coordinator::PlaceAroundSurvivors(const JobEntry& ent
     const bool usable = slot != worker.view.slots().end() && leases_.IsPrompt(rank.worker, clock_->Monotonic()) &&
                         (alive || fresh || Accepts(worker));
     if (slot != worker.view.slots().end()) device = slot->device();
-    if (!usable) homeless.push_back(i);
+    homes.push_back(!usable ? kNone : alive && rank.pulse.holds_state() ? kHoldsState : alive ? kAlive : kOwn);
     placements.push_back({rank.worker, rank.slot});
   }
-  if (!memory) return {};
-  if (homeless.empty()) return placements;
+  if (std::find(homes.begin(), homes.end(), kHoldsState) == homes.end()) return {};
+  GangRequest request = RequestOf(entry.record.job.spec());
   // Those who wait and go before this job have the free slots first.
-  GangRequest request = WaitingView(entry).request;
-  request.replicas = static_cast<int64_t>(homeless.size());
-  request.device = device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU;
-  const std::vector<RankPlacement> found = FindFreeSlots(entry, request);
-  if (found.empty()) return {};
-  for (size_t i = 0; i < homeless.size(); ++i) placements[homeless[i]] = found[i];
-  return placements;
+  if (const auto homeless = std::count(homes.begin(), homes.end(), kNone); homeless > 0) {
+    const bool elastic = request.least() < request.replicas;
+    const std::vector<RankPlacement> found =
+        FindFreeSlots(entry, {.replicas = homeless,
+                              .device = device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU,
+                              .min_gpu_memory = request.min_gpu_memory,
+                              .min_replicas = elastic ? 1 : 0});
+    size_t next = 0;
+    for (size_t i = 0; i < homes.size() && next < found.size(); ++i) {
+      if (homes[i] != kNone) continue;
+      homes[i] = kFound;
+      placements[i] = found[next++];
+    }
+  }
+  const auto homed = static_cast<int64_t>(homes.size()) - std::count(homes.begin(), homes.end(), kNone);
+  // As many as before at most: that it grows is decided elsewhere.
+  int64_t left = request.MostOf(homed);
+  std::vector<bool> chosen(homes.size(), false);
+  for (const Home home : {kHoldsState, kAlive, kOwn, kFound}) {
+    for (size_t i = 0; i < homes.size() && left > 0; ++i) {
+      if (homes[i] != home) continue;
+      chosen[i] = true;
+      --left;
+    }
+  }
+  Continuation next;
+  for (size_t i = 0; i < homes.size(); ++i) {
+    if (!chosen[i]) continue;
+    next.placements.push_back(placements[i]);
+    next.kept.push_back(homes[i] >= kAlive);
+  }
+  return next;
+}
+
+absl::Status Coordinator::Grow(JobEntry& entry, const std::vector<RankPlacement>& added) {
+  Continuation all;
+  for (const Rank& rank : entry.active->ranks) {
+    all.placements.push_back({rank.worker, rank.slot});
+    all.kept.push_back(true);
+  }
+  all.placements.insert(all.placements.end(), added.begin(), added.end());
+  const std::string how = absl::StrCat("grows from ", all.kept.size(), " to ", all.placements.size(), " replicas");
+  all.kept.resize(all.placements.size(), false);
+  JobRecord next = entry.record;
+  CloseAttempt(next, how);
+  next.job.set_state(v1::JOB_STATE_RECOVERING);
+  next.job.set_state_reason(how);
+  SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
+  const Fault none{.text = how, .outcome = "resized"};
+  metrics_->CountAttempt(none.outcome);
+  BeginRecovery(entry, none);
+  ReleaseRanks(entry);
+  if (!ContinueFromMemory(entry, all)) Wait(entry);
+  return absl::OkStatus();
+}
+
+std::string Coordinator::FindReturning() {
+  for (const JobId& id : waiting_) {
+    const JobEntry& entry = jobs_.at(id);
+    if (!entry.resume_known || entry.not_before > clock_->Monotonic()) return id.name();
+  }
+  return "";
 }
 
 void Coordinator::BeginRecovery(JobEntry& entry, const Fault& fault) {
@@ -89,17 +143,16 @@ void Coordinator::BeginRecovery(JobEntry& entry, const Fault& fault) {
 
 // Starts the next attempt around the processes that hold the state. Without them, or when the store cannot take it, the
 // job waits as any other.
-bool Coordinator::ContinueFromMemory(JobEntry& entry, const std::vector<RankPlacement>& placements,
-                                     std::vector<bool> kept) {
+bool Coordinator::ContinueFromMemory(JobEntry& entry, const Continuation& next) {
   entry.resume.reset();
   entry.from_memory = true;
-  const absl::Status started = Start(entry, placements);
+  const absl::Status started = Start(entry, next.placements);
   entry.from_memory = false;
   if (!started.ok()) {
     log::Warning(absl::StrCat(entry.id.name(), " cannot go on from memory: ", std::string(started.message())));
     return false;
   }
-  for (size_t i = 0; i < kept.size(); ++i) entry.active->ranks[i].kept = kept[i];
+  for (size_t i = 0; i < next.kept.size(); ++i) entry.active->ranks[i].kept = next.kept[i];
   return true;
 }
 

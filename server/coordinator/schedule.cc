@@ -109,18 +109,32 @@ bool Coordinator::IsReady(JobEntry& entry) {
   return false;
 }
 
+GangRequest Coordinator::RequestOf(const v1::JobSpec& spec) {
+  const v1::ResourceSpec& resources = spec.resources();
+  const std::string& wish = resources.min_gpu_memory();
+  const absl::StatusOr<int64_t> memory =
+      wish.empty() ? absl::StatusOr<int64_t>(spec::NeededGpuBytes(spec)) : spec::ParseMemory(wish);
+  return {.replicas = resources.replicas(),
+          .device = resources.device(),
+          .min_gpu_memory = memory.ok() ? *memory : 0,
+          .min_replicas = resources.min_replicas(),
+          // What divides a power of two, the shards.
+          .powers_of_two = spec.train().deterministic()};
+}
+
+bool Coordinator::IsShort(const JobEntry& entry) {
+  const v1::ResourceSpec& resources = entry.record.job.spec().resources();
+  return resources.has_min_replicas() && entry.active.has_value() &&
+         static_cast<int64_t>(entry.active->ranks.size()) < resources.replicas();
+}
+
 WaitingJob Coordinator::WaitingView(const JobEntry& entry) {
   const v1::Job& job = entry.record.job;
-  const std::string& wish = job.spec().resources().min_gpu_memory();
-  const absl::StatusOr<int64_t> memory =
-      wish.empty() ? absl::StatusOr<int64_t>(spec::NeededGpuBytes(job.spec())) : spec::ParseMemory(wish);
   return {.job = entry.id,
           .queue = QueueName(job.spec()),
           .priority = job.spec().queue().priority(),
           .create_time = absl::ToUnixMicros(FromProto(job.create_time())),
-          .request = {.replicas = job.spec().resources().replicas(),
-                      .device = job.spec().resources().device(),
-                      .min_gpu_memory = memory.ok() ? *memory : 0},
+          .request = RequestOf(job.spec()),
           .limit = LeftOfLimit(entry)};
 }
 
@@ -132,6 +146,10 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
     entry.started =
         clock_->Monotonic() - std::max(absl::ZeroDuration(), clock_->Now() - FromProto(attempt.start_time()));
     AwaitLimit(entry);
+    if (IsShort(entry)) {
+      due_jobs_.insert({entry.started + options_.scheduling.grow_after, entry.id});
+      NeedTick();
+    }
     Unwatch(entry);
     // A coordinator that starts finds it leaving.
     if (job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED && entry.leave_by == absl::InfiniteDuration()) {
@@ -146,8 +164,12 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
                   .start = entry.started,
                   .expected_end = ExpectedEnd(entry),
                   .stopping = job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED,
-                  .placements = {}};
+                  .placements = {},
+                  .request = {}};
   for (const Rank& rank : entry.active->ranks) view.placements.push_back({rank.worker, rank.slot});
+  if (!IsShort(entry)) return view;
+  view.request = RequestOf(job.spec());
+  if (job.state() == v1::JOB_STATE_RUNNING) view.may_grow = entry.started + options_.scheduling.grow_after;
   return view;
 }
 
@@ -221,13 +243,42 @@ Decision Coordinator::DecideOnLive() {
   while (true) {
     RefreshCluster();
     Decision decision = Decide(&cluster_, now, options_.scheduling);
+    std::vector<RankPlacement> places;
     for (const Placed& placed : decision.starts) {
-      for (const RankPlacement& place : placed.placements) {
-        if (!leases_.IsLive(place.worker, now)) MarkChanged(place.worker);
-      }
+      places.insert(places.end(), placed.placements.begin(), placed.placements.end());
+    }
+    for (const Growth& growth : decision.growths) {
+      places.insert(places.end(), growth.added.begin(), growth.added.end());
+    }
+    for (const RankPlacement& place : places) {
+      if (!leases_.IsLive(place.worker, now)) MarkChanged(place.worker);
     }
     if (changed_workers_.empty()) return decision;
   }
+}
+
+void Coordinator::CarryOut(const Growth& growth) {
+  JobEntry& entry = jobs_.at(growth.job);
+  if (entry.record.job.state() != v1::JOB_STATE_RUNNING) return;
+  std::string reason = growth.reason;
+  if (!growth.added.empty()) {
+    const std::string returning = FindReturning();
+    bool healthy = true;
+    for (const Rank& rank : entry.active->ranks) healthy = healthy && IsAlive(rank) && rank.pulse.holds_state();
+    if (!returning.empty()) {
+      reason = absl::StrCat("the free slots may be for ", returning, ", which comes back");
+    } else if (!healthy) {
+      reason = "not all its ranks have been heard of";
+    } else if (const absl::Status status = Grow(entry, growth.added); !status.ok()) {
+      reason = std::string(status.message());
+    } else {
+      return;
+    }
+    MarkChanged(entry.id);
+    retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
+    NeedTick();
+  }
+  SetReason(entry, absl::StrCat("runs with ", growth.ranks, " of ", growth.wanted, " replicas: ", reason));
 }
 
 void Coordinator::Schedule() {
@@ -256,6 +307,7 @@ void Coordinator::Schedule() {
       log::Warning(absl::StrCat("cannot preempt ", preemption.victim.name(), ": ", status.message()));
     }
   }
+  for (const Growth& growth : decision.growths) CarryOut(growth);
   // What has started counts from now on: its use, its expected end, its time limit.
   RefreshCluster();
   RecountSlots();

@@ -1,6 +1,7 @@
 #include "server/scheduling/cluster.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace sab::server {
@@ -36,6 +37,12 @@ bool CanTake(const WorkerView& worker, const SlotView& slot) {
 
 }  // namespace
 
+int64_t GangRequest::MostOf(int64_t slots) const {
+  int64_t most = std::min(slots, replicas);
+  if (powers_of_two && most > 0) most = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(most)));
+  return most >= least() ? most : 0;
+}
+
 bool ById::operator()(const ClusterWorker* a, const ClusterWorker* b) const {
   return a->prefix != b->prefix ? a->prefix < b->prefix : a->view.id < b->view.id;
 }
@@ -44,6 +51,12 @@ bool BeforeInQueue::operator()(const WaitingJob* a, const WaitingJob* b) const {
   if (a->priority != b->priority) return a->priority > b->priority;
   if (a->create_time != b->create_time) return a->create_time < b->create_time;
   return a->job < b->job;
+}
+
+bool GrowsBefore::operator()(const ClusterJob* a, const ClusterJob* b) const {
+  if (a->view.priority != b->view.priority) return a->view.priority > b->view.priority;
+  if (a->view.start != b->view.start) return a->view.start < b->view.start;
+  return a->view.job < b->view.job;
 }
 
 bool LeavesBefore::operator()(const ClusterJob* a, const ClusterJob* b) const {
@@ -269,6 +282,7 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   job.queue->in_use[view.cuda] += slots;
   if (starts) job.queue->usage[view.cuda] += static_cast<double>(slots) * absl::ToDoubleSeconds(options_.start_charge);
   if (view.preemptible && !view.stopping) victims_.insert(&job);
+  if (view.is_short() && !view.stopping) short_.insert(&job);
 }
 
 void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
@@ -287,6 +301,7 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
     worker = workers_.end();
   }
   victims_.erase(&job);
+  short_.erase(&job);
   running_.erase(it);
 }
 

@@ -36,11 +36,17 @@ struct WorkerView {
   std::vector<SlotView> slots;
 };
 
-// What shall be placed: `replicas` slots of one kind of device.
+// What shall be placed: `replicas` slots of one kind of device; an elastic job is content with fewer.
 struct GangRequest {
   int64_t replicas = 1;
   v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
   int64_t min_gpu_memory = 0;  // bytes; GPUs with less are not taken
+  int64_t min_replicas = 0;    // the fewest; 0: `replicas`
+  bool powers_of_two = false;  // numbers between that are none will not do
+  // The fewest it starts with.
+  int64_t least() const { return min_replicas > 0 ? min_replicas : replicas; }
+  // The most of `slots` that it can use: a number of replicas that it may have. 0: too few.
+  int64_t MostOf(int64_t slots) const;
 };
 
 // One rank's place; rank = position in a vector of them.
@@ -78,6 +84,9 @@ struct RunningJob {
   absl::Duration expected_end = absl::InfiniteDuration();  // infinite: unknown
   bool stopping = false;                                   // it has been asked to leave
   std::vector<RankPlacement> placements;
+  GangRequest request;                                 // what it could have
+  absl::Duration may_grow = absl::InfiniteDuration();  // from then on its present number of ranks may be raised
+  bool is_short() const { return static_cast<int64_t>(placements.size()) < request.replicas; }
 };
 
 // Slots that are worth the same: one kind of device, one size of memory.
@@ -95,6 +104,11 @@ struct ClusterJob {
 struct ById {
   bool operator()(const ClusterWorker* a, const ClusterWorker* b) const;
   bool operator()(const ClusterJob* a, const ClusterJob* b) const { return a->view.job < b->view.job; }
+};
+
+struct GrowsBefore {
+  // The highest priority, then the earliest start, then id.
+  bool operator()(const ClusterJob* a, const ClusterJob* b) const;
 };
 
 struct LeavesBefore {
@@ -201,6 +215,9 @@ class Cluster {
   // Jobs that may be preempted.
   using Victims = std::set<const ClusterJob*, LeavesBefore>;
   const Victims& victims() const { return victims_; }
+  // Jobs that run with fewer ranks than they could.
+  using Short = std::set<const ClusterJob*, GrowsBefore>;
+  const Short& short_jobs() const { return short_; }
 
   // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class.
   std::vector<int32_t> Take(ClusterWorker* worker, SlotClass* slots, int64_t count);
@@ -228,6 +245,7 @@ class Cluster {
   std::map<LaneKey, Lane> lanes_;  // none is empty
   absl::node_hash_map<JobId, ClusterJob> running_;
   Victims victims_;
+  Short short_;
 };
 
 }  // namespace sab::server

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "absl/strings/str_cat.h"
+
 namespace sab::server {
 namespace {
 
@@ -57,7 +59,7 @@ bool Round::WantsCuda(const GangRequest& request) const {
   if (request.device == v1::DEVICE_KIND_CUDA) return true;
   if (request.device == v1::DEVICE_KIND_CPU) return false;
   const int64_t total = cluster_->Total(true, request.min_gpu_memory);
-  return total > 0 && total >= request.replicas;
+  return total > 0 && total >= request.least();
 }
 
 bool Round::GoesAfter(size_t lane, size_t other) const {
@@ -105,7 +107,7 @@ const WaitingJob* Round::Step() {
 bool Round::Consider(const ActiveLane& lane) {
   const WaitingJob& job = *lane.job;
   ActiveQueue& queue = queues_[lane.queue];
-  const int64_t need = job.request.replicas;
+  const int64_t need = job.request.least();
   Shape& gpus = shapes_[lane.shapes[true]];
   const bool cuda = job.request.device == v1::DEVICE_KIND_AUTO ? gpus.total > 0 && gpus.total >= need
                                                                : job.request.device == v1::DEVICE_KIND_CUDA;
@@ -115,8 +117,14 @@ bool Round::Consider(const ActiveLane& lane) {
     wait.kind = cluster_->connected_workers() == 0 ? WaitKind::kNoWorker : WaitKind::kTooLarge;
   } else if (PassesQuota(queue, &wait)) {
     std::vector<Piece> plan;
-    if (shape.free >= need) plan = Plan(shape, need);
-    const Reservation* kept = plan.empty() ? nullptr : InTheWay(job, shape, plan);
+    const Reservation* kept = nullptr;
+    // With as many ranks as there is room for; with fewer where that many would be in somebody's way.
+    for (int64_t count = MostNow(job, queue, shape); count > 0;) {
+      plan = Plan(shape, count);
+      kept = InTheWay(job, shape, plan);
+      if (kept == nullptr || count == need) break;
+      count = job.request.MostOf(std::max(need, count / 2));
+    }
     if (!plan.empty() && kept == nullptr) {
       Start(job, queue, shape, plan);
       return true;
@@ -130,9 +138,15 @@ bool Round::Consider(const ActiveLane& lane) {
   return wait.kind == WaitKind::kTooLarge || wait.kind == WaitKind::kNoWorker || wait.kind == WaitKind::kAboveQuota;
 }
 
+// How many ranks the job could start with; 0: not even the fewest.
+int64_t Round::MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const {
+  const std::optional<int64_t>& quota = queue.queue->config.quota[shape.cuda];
+  return job.request.MostOf(quota.has_value() ? std::min(shape.free, *quota - queue.in_use[shape.cuda]) : shape.free);
+}
+
 bool Round::PassesQuota(ActiveQueue& queue, Wait* wait) {
   const bool cuda = wait->cuda;
-  const int64_t need = wait->job->request.replicas;
+  const int64_t need = wait->job->request.least();
   const std::optional<int64_t>& quota = queue.queue->config.quota[cuda];
   if (!quota.has_value()) return true;
   wait->quota = *quota;
@@ -192,20 +206,71 @@ const Round::Reservation* Round::InTheWay(const WaitingJob& job, const Shape& sh
 }
 
 void Round::Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan) {
-  Placed placed{.job = job.job, .cuda = shape.cuda, .placements = {}};
-  placed.placements.reserve(static_cast<size_t>(job.request.replicas));
+  Placed placed{.job = job.job, .cuda = shape.cuda, .placements = Take(plan, now_ + job.limit)};
+  const auto count = static_cast<int64_t>(placed.placements.size());
+  queue.in_use[shape.cuda] += count;
+  // The start is charged when it is carried out; until then the order of this round must know of it.
+  queue.share += cluster_->StartShare(*queue.queue, shape.cuda, count);
+  decision_.starts.push_back(std::move(placed));
+}
+
+std::vector<RankPlacement> Round::Take(const std::vector<Piece>& plan, absl::Duration end) {
+  std::vector<RankPlacement> placements;
   for (const Piece& piece : plan) {
-    Taken taken{piece.worker, piece.slots, cluster_->Take(piece.worker, piece.slots, piece.count), now_ + job.limit};
-    for (int32_t slot : taken.indices) placed.placements.push_back({piece.worker->view.id, slot});
+    Taken taken{piece.worker, piece.slots, cluster_->Take(piece.worker, piece.slots, piece.count), end};
+    for (int32_t slot : taken.indices) placements.push_back({piece.worker->view.id, slot});
     taken_.push_back(std::move(taken));
     for (Shape& other : shapes_) {
       if (Serves(*piece.slots, other.cuda, other.min_memory)) other.free -= piece.count;
     }
   }
-  queue.in_use[shape.cuda] += job.request.replicas;
-  // The start is charged when it is carried out; until then the order of this round must know of it.
-  queue.share += cluster_->StartShare(*queue.queue, shape.cuda, job.request.replicas);
-  decision_.starts.push_back(std::move(placed));
+  return placements;
+}
+
+void Round::Grow() {
+  for (const ClusterJob* job : cluster_->short_jobs()) {
+    const RunningJob& view = job->view;
+    const auto ranks = static_cast<int64_t>(view.placements.size());
+    ActiveQueue& queue = *std::find_if(queues_.begin(), queues_.end(),
+                                       [&](const ActiveQueue& active) { return active.queue == job->queue; });
+    const size_t shape = ShapeOf(view.cuda, view.cuda ? view.request.min_gpu_memory : 0);
+    Growth growth{.job = view.job, .ranks = ranks, .wanted = view.request.replicas, .added = {}, .reason = {}};
+    growth.reason = WhyNotGrow(*job, queue, shapes_[shape]);
+    if (growth.reason.empty()) {
+      const std::optional<int64_t>& quota = queue.queue->config.quota[view.cuda];
+      const int64_t room = quota.has_value() ? *quota - queue.in_use[view.cuda] : view.request.replicas;
+      const int64_t count = view.request.MostOf(ranks + std::min(room, shapes_[shape].free)) - ranks;
+      growth.added = Take(Plan(shapes_[shape], count), view.expected_end);
+      queue.in_use[view.cuda] += count;
+    }
+    decision_.growths.push_back(std::move(growth));
+  }
+}
+
+// Empty: it can.
+std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const {
+  const RunningJob& view = job.view;
+  const auto ranks = static_cast<int64_t>(view.placements.size());
+  if (shape.free == 0) return "no free slot";
+  for (const Wait& wait : decision_.waits) {
+    const bool for_slots =
+        wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kPreempting || wait.kind == WaitKind::kBehind;
+    const bool for_quota =
+        (wait.kind == WaitKind::kQuota || wait.kind == WaitKind::kBehindQuota) && wait.job->queue == view.queue;
+    if (wait.cuda == view.cuda && (for_slots || for_quota)) {
+      return absl::StrCat(for_quota ? "the quota is for " : "the free slots are for ", wait.job->job.name(),
+                          ", which waits");
+    }
+  }
+  if (view.request.MostOf(ranks + shape.free) <= ranks) {
+    return absl::StrCat("too few free slots: the next number that it may have is ", 2 * ranks);
+  }
+  const std::optional<int64_t>& quota = queue.queue->config.quota[view.cuda];
+  if (quota.has_value() &&
+      view.request.MostOf(ranks + std::min(shape.free, *quota - queue.in_use[view.cuda])) <= ranks) {
+    return absl::StrCat("queue ", view.queue, " uses its quota of ", *quota);
+  }
+  return now_ < view.may_grow ? "grows soon" : "";
 }
 
 Round::Outlook Round::Foresee(bool cuda, int64_t min_memory, int64_t need) const {
@@ -249,7 +314,7 @@ Round::Outlook Round::Foresee(bool cuda, int64_t min_memory, int64_t need) const
 
 void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
   const WaitingJob& job = *wait->job;
-  const int64_t need = job.request.replicas;
+  const int64_t need = job.request.least();
   const Outlook outlook = Foresee(shape.cuda, shape.min_memory, need);
   Reservation& kept = shape.kept = {&job, outlook.at, outlook.spare};
   // Nobody of its own queue may use up the quota that it will need.

@@ -21,6 +21,9 @@ class Round {
   // Looks at the next job in the order of the queue. Null: none is left to look at.
   const WaitingJob* Step();
 
+  // After the last Step: gives jobs that run more ranks, of what nobody waits for.
+  void Grow();
+
   Decision& decision() { return decision_; }
   bool WantsCuda(const GangRequest& request) const;
 
@@ -80,9 +83,13 @@ class Round {
   // True when it starts or never could: it does not count for the depth.
   bool Consider(const ActiveLane& lane);
   bool PassesQuota(ActiveQueue& queue, Wait* wait);
+  int64_t MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const;
   std::vector<Piece> Plan(const Shape& shape, int64_t need);
   const Reservation* InTheWay(const WaitingJob& job, const Shape& shape, const std::vector<Piece>& plan);
   void Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan);
+  // Takes what was planned.
+  std::vector<RankPlacement> Take(const std::vector<Piece>& plan, absl::Duration end);
+  std::string WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const;
   void Reserve(ActiveQueue& queue, Shape& shape, Wait* wait);
   std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing);
 

@@ -79,13 +79,13 @@ absl::Duration Forecast(const Cluster& cluster, const Round& round, const std::v
   absl::Duration start = absl::InfiniteDuration();
   for (const WaitingJob* job : order) {
     if (round.WantsCuda(job->request) != cuda) continue;
-    start = profile.Earliest(job->request.replicas, job->limit);
+    start = profile.Earliest(job->request.least(), job->limit);
     if (start == absl::InfiniteDuration()) {
       *unknown = job == order.back() ? "nobody knows when the jobs that hold the slots end: they have no time_limit"
                                      : absl::StrCat(job->job.name(), ", which goes before, has no known start");
       return start;
     }
-    profile.Use(start, job->limit, job->request.replicas);
+    profile.Use(start, job->limit, job->request.least());
   }
   return start;
 }
@@ -94,7 +94,8 @@ absl::Duration Forecast(const Cluster& cluster, const Round& round, const std::v
 
 std::string Describe(const Wait& wait) {
   const GangRequest& request = wait.job->request;
-  const std::string needs = absl::StrCat("needs ", Slots(request.replicas, wait.cuda, request.min_gpu_memory));
+  const std::string needs = absl::StrCat(request.least() < request.replicas ? "needs at least " : "needs ",
+                                         Slots(request.least(), wait.cuda, request.min_gpu_memory));
   const std::string of_quota = absl::StrCat("queue ", wait.job->queue, " may use ", Slots(wait.quota, wait.cuda));
   switch (wait.kind) {
     case WaitKind::kNoWorker:
@@ -112,8 +113,8 @@ std::string Describe(const Wait& wait) {
                           wait.job->queue);
     case WaitKind::kSlots:
     case WaitKind::kPreempting:
-      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.replicas - wait.free), wait.cuda),
-                          " more: needs ", request.replicas, ", ", wait.free, " of ", wait.total, " are free",
+      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda),
+                          " more: needs ", request.least(), ", ", wait.free, " of ", wait.total, " are free",
                           wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
     case WaitKind::kBehind:
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn at the next free ",
@@ -126,6 +127,7 @@ Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& o
   Round round(cluster, now, options);
   while (round.Step() != nullptr) {
   }
+  round.Grow();
   return std::move(round.decision());
 }
 
@@ -158,7 +160,7 @@ Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, cons
   if (kind == WaitKind::kSlots || kind == WaitKind::kPreempting || kind == WaitKind::kBehind) {
     const GangRequest& request = order.back()->request;
     answer.must_end =
-        fresh.Foresee(answer.wait.cuda, answer.wait.cuda ? request.min_gpu_memory : 0, request.replicas).must_end;
+        fresh.Foresee(answer.wait.cuda, answer.wait.cuda ? request.min_gpu_memory : 0, request.least()).must_end;
   }
   return answer;
 }

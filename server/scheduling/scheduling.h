@@ -14,6 +14,7 @@ namespace sab::server {
 
 struct SchedulingOptions {
   absl::Duration min_run_time = absl::Minutes(1);  // an attempt is not preempted before
+  absl::Duration grow_after = absl::Seconds(10);   // from the start of an attempt until it may get more ranks
   // While nobody knows when the slots of a waiting job come free, jobs with at most this time limit may pass it.
   absl::Duration blind_backfill = absl::Minutes(10);
   // Jobs that cannot start are looked at in one round until there were so many (spread evenly over queues and kinds of
@@ -51,6 +52,14 @@ struct Placed {
   std::vector<RankPlacement> placements;
 };
 
+// A job that runs gets more ranks, or why it does not.
+struct Growth {
+  JobId job;
+  int64_t ranks = 0, wanted = 0;     // now; at most
+  std::vector<RankPlacement> added;  // empty: it stays as it is
+  std::string reason;                // of that, in words: "no free slot"
+};
+
 struct Preemption {
   JobId victim;
   JobId by;
@@ -60,6 +69,7 @@ struct Decision {
   std::vector<Placed> starts;           // in the order of the queue
   std::vector<Preemption> preemptions;  // these are to be asked to leave, with a checkpoint
   std::vector<Wait> waits;              // of those that were looked at
+  std::vector<Growth> growths;          // of all jobs that run with fewer ranks than they could
 };
 
 // One round: what starts now, and who must leave. `cluster` is used to try placements and is as it was on return: the
@@ -69,6 +79,9 @@ struct Decision {
 // GPUs when the connected workers have enough of them, busy or not. A worker that holds the whole gang is preferred,
 // the one with the fewest free slots, then the lower id; else the workers with most free slots. GPUs with less memory
 // are taken first.
+//
+// Elastic jobs start with as many ranks as there are slots for, and are treated by the fewest in all else. One that
+// runs grows into slots that no job waits for, in the order of priority, then start, then id.
 Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& options);
 
 // What `sabctl explain` shows about a waiting job.

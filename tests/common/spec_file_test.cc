@@ -231,6 +231,24 @@ TEST(OverrideTest, SetsFieldsOfEveryType) {
   EXPECT_EQ(spec.train().schedule().kind(), v1::SCHEDULE_KIND_COSINE);
 }
 
+TEST(ParseSpecTest, ReplicasMayBeANumberOrARange) {
+  const auto range = ParseSpec("name: x\nresources:\n  replicas: {min: 1, max: 4}\n");
+  ASSERT_TRUE(range.ok()) << range.status();
+  EXPECT_EQ(range->spec.resources().min_replicas(), 1);
+  EXPECT_EQ(range->spec.resources().replicas(), 4);
+  EXPECT_EQ(range->lines.at("resources.min_replicas"), 3);
+  const auto number = ParseSpec("resources: {replicas: 2}");
+  EXPECT_EQ(number->spec.resources().replicas(), 2);
+  EXPECT_FALSE(number->spec.resources().has_min_replicas());
+  for (const char* wrong : {"{min: 1}", "{max: 4}", "{min: 1, max: 4, step: 2}", "{min: a, max: 4}", "[1, 4]"}) {
+    EXPECT_FALSE(ParseSpec(absl::StrCat("resources: {replicas: ", wrong, "}")).ok()) << wrong;
+  }
+  v1::JobSpec spec = range->spec;
+  ASSERT_TRUE(ApplyOverride("resources.replicas=2", &spec).ok());
+  EXPECT_EQ(spec.resources().replicas(), 2);
+  EXPECT_FALSE(spec.resources().has_min_replicas());
+}
+
 TEST(OverrideTest, AListIsReplacedAndNotExtended) {
   v1::JobSpec spec;
   spec.mutable_eval()->add_lengths(7);

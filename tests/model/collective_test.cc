@@ -67,6 +67,33 @@ TEST_P(CollectiveSuite, AllReduceAddsUpOverRanksWithTheSameBitsEverywhere) {
   EXPECT_TRUE(at::equal(results[0], results[2]));
 }
 
+TEST_P(CollectiveSuite, SumsInPairsHaveTheBitsOfAPlainSumInPairs) {
+  const auto number = [](int rank) { return at::sin(at::arange(5003) * (0.1f + static_cast<float>(rank))); };
+  for (const int world_size : {1, 2, 3, 4}) {
+    std::vector<at::Tensor> sums;
+    for (int rank = 0; rank < world_size; ++rank) sums.push_back(number(rank));
+    for (size_t span = 1; span < sums.size(); span *= 2) {
+      for (size_t i = 0; i + span < sums.size(); i += 2 * span) sums[i] = sums[i] + sums[i + span];
+    }
+    const auto errors = RunRanks(world_size, [&](Collective& group) {
+      at::Tensor mine = number(group.rank());
+      group.AllReduceSumInPairs(mine);
+      EXPECT_TRUE(at::equal(mine, sums[0])) << world_size << " ranks";
+    });
+    EXPECT_EQ(errors, std::vector<std::string>(static_cast<size_t>(world_size)));
+  }
+}
+
+// More than is gathered at a time.
+TEST_P(CollectiveSuite, SumsInPairsOfLargeTensorsAreWhole) {
+  const auto errors = RunRanks(2, [](Collective& group) {
+    at::Tensor mine = at::arange(5'000'001, at::kDouble) * (group.rank() + 1);
+    group.AllReduceSumInPairs(mine);
+    EXPECT_TRUE(at::equal(mine, at::arange(5'000'001, at::kDouble) * 3));
+  });
+  EXPECT_EQ(errors, std::vector<std::string>(2));
+}
+
 TEST_P(CollectiveSuite, BroadcastGivesEveryRankTheRootsTensor) {
   const auto errors = RunRanks(2, [](Collective& group) {
     at::Tensor mine = at::full({7}, static_cast<double>(group.rank()), at::kDouble);

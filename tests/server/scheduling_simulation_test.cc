@@ -20,6 +20,18 @@ TEST(SchedulerSimulationTest, InvariantsHoldOverSeeds) {
   EXPECT_GT(losses, 100);
 }
 
+TEST(SchedulerSimulationTest, InvariantsHoldWhenEveryJobIsElastic) {
+  int64_t growths = 0, shrinks = 0;
+  for (uint64_t seed = 1; seed <= 100; ++seed) {
+    const SimulationReport report = Simulate({.seed = seed, .jobs = 60, .losses_per_hour = 12, .elastic_percent = 100});
+    EXPECT_THAT(report.violations, IsEmpty());
+    growths += report.growths;
+    shrinks += report.shrinks;
+  }
+  EXPECT_GT(growths, 100);
+  EXPECT_GT(shrinks, 100);
+}
+
 TEST(SchedulerSimulationTest, InvariantsHoldWhenAllJobsComeAtOnceAndWorkersComeAndGo) {
   for (uint64_t seed = 1; seed <= 100; ++seed) {
     EXPECT_THAT(Simulate({.seed = seed, .jobs = 80, .arrivals = {}, .losses_per_hour = 12}).violations, IsEmpty());

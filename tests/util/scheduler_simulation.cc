@@ -45,7 +45,7 @@ struct SimWorker {
 };
 
 struct Event {
-  enum Kind { kArrive, kEnd, kLeft, kFree, kLose, kReturn };
+  enum Kind { kArrive, kEnd, kLeft, kFree, kLose, kReturn, kSettled };
   absl::Duration at;
   int64_t order = 0;
   Kind kind = kArrive;
@@ -144,12 +144,21 @@ class Simulation {
         job.spec.queue = queues_[Draw(0, static_cast<int64_t>(queues_.size()) - 1)].name;
         if (job.spec.queue == "bounded") request.replicas = std::min(request.replicas, *queues_.back().quota[0]);
       }
+      if (options_.elastic_percent > 0 && Chance(options_.elastic_percent)) MakeElastic(request);
       job.preemptible = job.spec.priority < 25;
       if (Chance(60)) job.spec.limit = job.left * Draw(10, 30) / 10;
       job.estimated = Chance(50);
       job.estimate = static_cast<double>(Draw(7, 14)) / 10;
       Push(Event{.at = options_.arrivals * i / options_.jobs, .kind = Event::kArrive, .subject = i});
     }
+  }
+
+  void MakeElastic(server::GangRequest& request) {
+    request.min_replicas = Draw(1, request.replicas);
+    request.powers_of_two = Chance(30);
+    if (!request.powers_of_two) return;
+    request.replicas = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(request.replicas)));
+    request.min_replicas = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(request.min_replicas)));
   }
 
   void ScheduleLoss() {
@@ -182,6 +191,8 @@ class Simulation {
       case Event::kReturn:
         workers_[event.subject].connected = true;
         return Tell({event.subject});
+      case Event::kSettled:
+        return;
     }
   }
 
@@ -191,14 +202,20 @@ class Simulation {
     Timed([&] { cluster_.PutWaiting(job.spec, now_); });
   }
 
-  void Leave(SimJob& job, bool finished) {
-    in_use_[{job.spec.queue, job.cuda}] -= job.spec.request.replicas;
-    for (const server::RankPlacement& place : job.placements) {
+  // The slots are given back soon.
+  void Release(const SimJob& job, const std::vector<server::RankPlacement>& slots) {
+    const auto count = static_cast<int64_t>(slots.size());
+    in_use_[{job.spec.queue, job.cuda}] -= count;
+    for (const server::RankPlacement& place : slots) {
       int& owner = workers_[by_id_.at(place.worker)].owner[place.slot];
       if (owner == by_job_.at(job.spec.job)) owner = kReleasing;
     }
-    Push(Event{.at = now_ + kGiveBack, .kind = Event::kFree, .slots = std::move(job.placements)});
-    busy_ -= job.spec.request.replicas;
+    Push(Event{.at = now_ + kGiveBack, .kind = Event::kFree, .slots = slots});
+    busy_ -= count;
+  }
+
+  void Leave(SimJob& job, bool finished) {
+    Release(job, job.placements);
     job.placements.clear();
     job.stopping = false;
     Timed([&] { cluster_.RemoveJob(job.spec.job, now_); });
@@ -232,10 +249,44 @@ class Simulation {
     Timed([&] { cluster_.RemoveWorker(worker.view.id); });
     const std::set<int> owners(worker.owner.begin(), worker.owner.end());
     for (int owner : owners) {
-      if (owner >= 0) Leave(jobs_[owner], /*finished=*/false);
+      if (owner >= 0 && !Shrink(jobs_[owner], worker.view.id)) Leave(jobs_[owner], /*finished=*/false);
     }
     std::fill(worker.owner.begin(), worker.owner.end(), kNobody);
     Push(Event{.at = now_ + kOutage, .kind = Event::kReturn, .subject = index});
+  }
+
+  // Goes on without its ranks on a worker. False: it cannot.
+  bool Shrink(SimJob& job, const WorkerId& lost) {
+    std::vector<server::RankPlacement> rest, gone;
+    for (const server::RankPlacement& place : job.placements) (place.worker == lost ? gone : rest).push_back(place);
+    const auto count = static_cast<size_t>(job.spec.request.MostOf(static_cast<int64_t>(rest.size())));
+    if (count == 0 || job.stopping) return false;
+    gone.insert(gone.end(), rest.begin() + static_cast<std::ptrdiff_t>(count), rest.end());
+    rest.resize(count);
+    Release(job, gone);
+    job.placements = std::move(rest);
+    GoOn(job);
+    ++report_.shrinks;
+    return true;
+  }
+
+  // In a new attempt, with other ranks.
+  void GoOn(SimJob& job) {
+    const absl::Duration ran = now_ - job.since;
+    job.left = std::max(absl::Seconds(1), job.left - ran);
+    if (job.spec.limit < absl::InfiniteDuration()) job.spec.limit = std::max(absl::Seconds(1), job.spec.limit - ran);
+    job.since = now_;
+    ++job.attempt;
+    AwaitEnd(job);
+    PutRunning(job);
+  }
+
+  void AwaitEnd(const SimJob& job) {
+    const int subject = by_job_.at(job.spec.job);
+    const absl::Duration runs = std::min(job.left, job.spec.limit);
+    Push(Event{.at = now_ + runs, .kind = Event::kEnd, .subject = subject, .attempt = job.attempt});
+    const bool is_short = static_cast<int64_t>(job.placements.size()) < job.spec.request.replicas;
+    if (is_short) Push(Event{.at = now_ + scheduling_.grow_after, .kind = Event::kSettled, .subject = subject});
   }
 
   // Tells the scheduler the present state of workers.
@@ -253,7 +304,7 @@ class Simulation {
 
   // --- What is decided.
   void Decide() {
-    if (cluster_.waiting() == 0) return;
+    if (cluster_.waiting() == 0 && cluster_.short_jobs().empty()) return;
     report_.most_waiting = std::max(report_.most_waiting, static_cast<int64_t>(cluster_.waiting()));
     const int64_t free[] = {cluster_.Free(false), cluster_.Free(true)};
     const double before = report_.scheduling_seconds;
@@ -263,7 +314,9 @@ class Simulation {
     ++report_.rounds;
     if (options_.check) CheckOrder(decision);
     if (options_.check) CheckHeads(decision);
+    if (options_.check) CheckGrowths(decision);
     for (const server::Placed& placed : decision.starts) Start(placed);
+    for (const server::Growth& growth : decision.growths) Grow(growth);
     for (const server::Preemption& preemption : decision.preemptions) Preempt(preemption);
     report_.round_seconds.push_back(report_.scheduling_seconds - before);
   }
@@ -271,8 +324,9 @@ class Simulation {
   void Start(const server::Placed& placed) {
     SimJob& job = jobs_[by_job_.at(placed.job)];
     if (job.state != State::kWaiting) return Violate(absl::StrCat(placed.job.name(), " is started but does not wait"));
-    if (static_cast<int64_t>(placed.placements.size()) != job.spec.request.replicas) {
-      return Violate(absl::StrCat(placed.job.name(), " is started without all its ranks"));
+    const auto count = static_cast<int64_t>(placed.placements.size());
+    if (count == 0 || job.spec.request.MostOf(count) != count) {
+      return Violate(absl::StrCat(placed.job.name(), " is started with a number of ranks that it may not have"));
     }
     job.state = State::kRunning;
     report_.wait_seconds[static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(placed.placements.size())))]
@@ -282,19 +336,34 @@ class Simulation {
     job.placements = placed.placements;
     ++job.attempt;
     ++report_.starts;
-    report_.ranks += job.spec.request.replicas;
-    busy_ += job.spec.request.replicas;
-    Occupy(job);
+    report_.ranks += count;
+    Occupy(job, job.placements);
     Mix(by_job_.at(placed.job));
-    const absl::Duration runs = std::min(job.left, job.spec.limit);
-    Push(Event{.at = now_ + runs, .kind = Event::kEnd, .subject = by_job_.at(placed.job), .attempt = job.attempt});
+    AwaitEnd(job);
     PutRunning(job);
-    if (options_.check) CheckQuota(job);
   }
 
-  void Occupy(const SimJob& job) {
+  void Grow(const server::Growth& growth) {
+    if (growth.added.empty()) return;
+    SimJob& job = jobs_[by_job_.at(growth.job)];
+    job.placements.insert(job.placements.end(), growth.added.begin(), growth.added.end());
+    const auto count = static_cast<int64_t>(job.placements.size());
+    if (job.spec.request.MostOf(count) != count) {
+      Violate(absl::StrCat(growth.job.name(), " grows to a number of ranks that it may not have"));
+    }
+    Occupy(job, growth.added);
+    Mix(-2 * by_job_.at(growth.job));
+    GoOn(job);
+    ++report_.growths;
+  }
+
+  // The job gets `slots`, which are among its placements.
+  void Occupy(const SimJob& job, const std::vector<server::RankPlacement>& slots) {
+    busy_ += static_cast<int64_t>(slots.size());
+    in_use_[{job.spec.queue, job.cuda}] += static_cast<int64_t>(slots.size());
+    if (options_.check) CheckQuota(job);
     std::set<int> changed;
-    for (const server::RankPlacement& place : job.placements) {
+    for (const server::RankPlacement& place : slots) {
       const int index = by_id_.at(place.worker);
       SimWorker& worker = workers_[index];
       const server::SlotView& slot = worker.view.slots[place.slot];
@@ -320,7 +389,9 @@ class Simulation {
                                .cuda = job.cuda,
                                .start = job.since,
                                .stopping = job.stopping,
-                               .placements = job.placements};
+                               .placements = job.placements,
+                               .request = job.spec.request,
+                               .may_grow = job.since + scheduling_.grow_after};
     if (job.estimated) running.expected_end = job.since + job.left * job.estimate;
     running.expected_end = std::min(running.expected_end, job.since + job.spec.limit);
     if (job.stopping) running.expected_end = now_;
@@ -353,8 +424,7 @@ class Simulation {
   }
 
   void CheckQuota(const SimJob& job) {
-    int64_t& used = in_use_[{job.spec.queue, job.cuda}];
-    used += job.spec.request.replicas;
+    const int64_t used = in_use_[{job.spec.queue, job.cuda}];
     for (const server::QueueConfig& queue : queues_) {
       if (queue.name != job.spec.queue || !queue.quota[job.cuda].has_value()) continue;
       if (used > *queue.quota[job.cuda]) Violate(absl::StrCat("queue ", queue.name, " is above its quota"));
@@ -369,11 +439,34 @@ class Simulation {
       const server::WaitingJob& job = jobs_[by_job_.at(placed.job)].spec;
       for (const SimJob& other : jobs_) {
         const server::WaitingJob& passed = other.spec;
-        const bool could =
-            other.state == State::kWaiting && !started.contains(passed.job) && passed.priority > job.priority &&
-            passed.queue != "bounded" && passed.request.replicas <= job.request.replicas && passed.limit <= job.limit &&
-            passed.request.device == job.request.device && passed.request.min_gpu_memory <= job.request.min_gpu_memory;
+        const bool could = other.state == State::kWaiting && !started.contains(passed.job) &&
+                           passed.priority > job.priority && passed.queue != "bounded" &&
+                           passed.request.least() <= static_cast<int64_t>(placed.placements.size()) &&
+                           passed.limit <= job.limit && passed.request.device == job.request.device &&
+                           passed.request.min_gpu_memory <= job.request.min_gpu_memory;
         if (could) Violate(absl::StrCat(job.job.name(), " starts before ", passed.job.name(), " of higher priority"));
+      }
+    }
+  }
+
+  // Who grows runs, has settled, and takes nothing that somebody waits for.
+  void CheckGrowths(const Decision& decision) {
+    std::set<JobId> started;
+    for (const server::Placed& placed : decision.starts) started.insert(placed.job);
+    for (const server::Growth& growth : decision.growths) {
+      const SimJob& job = jobs_[by_job_.at(growth.job)];
+      if (growth.added.empty() == growth.reason.empty()) Violate(growth.job.name() + " neither grows nor has a reason");
+      if (growth.added.empty()) continue;
+      if (job.state != State::kRunning || job.stopping || now_ < job.since + scheduling_.grow_after) {
+        Violate(growth.job.name() + " may not grow");
+      }
+      for (const SimJob& other : jobs_) {
+        const server::GangRequest& request = other.spec.request;
+        const bool waits = other.state == State::kWaiting && !started.contains(other.spec.job) &&
+                           other.spec.queue != "bounded" &&
+                           request.device == (job.cuda ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU) &&
+                           request.least() <= cluster_.Total(job.cuda, job.cuda ? request.min_gpu_memory : 0);
+        if (waits) Violate(absl::StrCat(growth.job.name(), " grows while ", other.spec.job.name(), " waits"));
       }
     }
   }
@@ -384,7 +477,7 @@ class Simulation {
     for (const server::Wait& wait : decision.waits) {
       if (wait.kind != WaitKind::kSlots && wait.kind != WaitKind::kPreempting) continue;
       const JobId& job = wait.job->job;
-      if (wait.free >= wait.job->request.replicas && wait.kind == WaitKind::kSlots)
+      if (wait.free >= wait.job->request.least() && wait.kind == WaitKind::kSlots)
         Violate(job.name() + " waits for free slots");
       const auto before = heads_.find(job);
       heads[job] = before == heads_.end() ? now_ : before->second;

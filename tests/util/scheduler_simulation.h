@@ -23,6 +23,7 @@ struct SimulationOptions {
   double losses_per_hour = 1;                      // of workers, in the whole cluster
   bool one_priority = false;                       // and one queue
   bool mixed_hardware = true;                      // CPU workers and GPUs of two sizes
+  int elastic_percent = 30;                        // of the jobs are content with fewer ranks than they ask for
   bool check = true;                               // invariants, which costs time
   // Wall time in seconds, for the latencies; absent: they are not measured.
   std::function<double()> stopwatch;
@@ -30,6 +31,7 @@ struct SimulationOptions {
 
 struct SimulationReport {
   int64_t starts = 0, ranks = 0, preemptions = 0, worker_losses = 0, finished = 0;
+  int64_t growths = 0, shrinks = 0;
   int64_t rounds = 0, most_waiting = 0;
   double scheduling_seconds = 0;                        // in the scheduler and its indexes
   std::vector<double> round_seconds;                    // each round with a job waiting

@@ -60,7 +60,7 @@ model: {kind: sab, hidden_size: 32, k_trunc: 3, k_att: 4, k_top: 6, score: separ
         recompute: on, engine: reference, init: paper, init_std: 0.3}
 task: {kind: copy, length: 12, one_hot: true}
 train: {batch_size: 8, steps: 9, optimizer: sgd, learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, clip_norm: 2, seed: 77, precision: bf16,
-        schedule: {kind: cosine, warmup_steps: 3, final_factor: 0.2}, max_nonfinite_steps: 4}
+        schedule: {kind: cosine, warmup_steps: 3, final_factor: 0.2}, max_nonfinite_steps: 4, deterministic: true, shards: 8}
 eval: {every: 6, lengths: [12, 24], sequences: 33, stop_when: "accuracy >= 0.75", final_lengths: [48], final_sequences: 5}
 checkpoint: {every: 7, initial: true}
 curriculum: {lengths: [3, 12], advance_when: "loss < 0.5", vary: true}
@@ -102,6 +102,7 @@ curriculum: {lengths: [3, 12], advance_when: "loss < 0.5", vary: true}
   EXPECT_EQ(c.schedule.warmup_steps, 3);
   EXPECT_EQ(c.schedule.final_factor, 0.2);
   EXPECT_EQ(c.max_nonfinite_steps, 4);
+  EXPECT_EQ(c.shards, 8);
   EXPECT_EQ(c.eval_every, 6);
   EXPECT_EQ(c.eval_lengths, (std::vector<int64_t>{12, 24}));
   EXPECT_EQ(c.eval_sequences, 33);

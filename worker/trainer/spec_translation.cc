@@ -85,6 +85,7 @@ model::TrainConfig ToTrainConfig(const v1::JobSpec& given) {
                  from.schedule().final_factor()};
   to.clip_norm = from.clip_norm();
   to.max_nonfinite_steps = from.max_nonfinite_steps();
+  if (from.deterministic()) to.shards = from.shards();
   to.eval_every = spec.eval().every();
   to.eval_lengths.assign(spec.eval().lengths().begin(), spec.eval().lengths().end());
   to.eval_sequences = spec.eval().sequences();

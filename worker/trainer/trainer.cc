@@ -180,6 +180,8 @@ void Replica::Build(const v1::GetAssignmentResponse& assignment) {
   const model::ModelConfig config = ToModelConfig(mine.spec());
   parts->parameters = std::make_unique<model::ParameterSet>(config, parts->task->shape(), device);
   if (parts->restored) OrThrow(RestoreParameters(*parts->restored, *parts->parameters));
+  // The products of LibTorch that the reference consists of are cut differently for each number of threads.
+  if (mine.spec().train().deterministic() && config.engine == model::EngineKind::kReference) at::set_num_threads(1);
   parts->engine = model::MakeEngine(config, parts->task->shape(), *parts->parameters);
   if (mine.id().rank() == 0) RemoveUnfinishedCheckpoints(assignment.checkpoint_dir());
   parts_ = std::move(parts);
