@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -100,6 +101,11 @@ class TrainLoop {
   // Throws std::invalid_argument: fewer rows than ranks, or a condition on a figure that the task does not have.
   TrainLoop(TrainConfig config, Parts parts);
 
+  // Goes on for `before` with other settings, task or engine: takes its state, its optimiser and what it has agreed
+  // with its peers. The parameters, the optimiser's kind and the batch size are the same. `before` is of no use any
+  // more. Throws as above; `before` is as it was then.
+  TrainLoop(TrainConfig config, Parts parts, TrainLoop& before);
+
   // Goes on from a checkpoint; the caller has filled in the parameters. Before Run. Throws std::invalid_argument as
   // Optimizer::Restore does.
   void Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state);
@@ -121,6 +127,14 @@ class TrainLoop {
   // throw.
   std::string Run();
 
+  // The two halves of Run, for a training whose settings change at known steps: agree once, then train up to each such
+  // step, whose evaluation and checkpoint belong to the settings of before. Train returns kPieceDone when it has got to
+  // `end`.
+  static constexpr char kPieceDone[] = "piece done";
+  static constexpr int64_t kNoEnd = std::numeric_limits<int64_t>::max();
+  void Agree();
+  std::string Train(int64_t end = kNoEnd);
+
   // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
   // other means. Any thread; safe in a signal handler.
   // Rejoin takes it back.
@@ -140,7 +154,6 @@ class TrainLoop {
  private:
   int64_t TrainingLength() const;
   void Join();
-  void Agree();
   void TakeStateFrom(int root);
   void Settle();
   void AllReduce(at::Tensor& tensor, Activity then);
@@ -162,7 +175,7 @@ class TrainLoop {
   Collective* collective_;
   TrainObserver* observer_;
   RowRange my_rows_;  // of the global batch
-  const std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   at::Tensor exchange_;  // gradients and sums of one step, for one all-reduce; undefined for one rank
   TrainState state_;
   bool holds_state_ = true;
