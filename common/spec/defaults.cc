@@ -69,7 +69,21 @@ void ResolveTrain(v1::TrainSpec* train) {
   if (train->deterministic()) SAB_DEFAULT(train, shards, kDefaultShards);
 }
 
+void ResolveAction(v1::JobSpec* spec) {
+  SAB_DEFAULT_ENUM(spec, action, v1::ACTION_KIND_TRAIN);
+  if (spec->has_init_from() && IsTraining(*spec)) SAB_DEFAULT(spec->mutable_init_from(), optimizer, false);
+  if (!spec->has_sample()) return;
+  v1::SampleSpec* sample = spec->mutable_sample();
+  SAB_DEFAULT(sample, length, 200);
+  SAB_DEFAULT(sample, temperature, 1.0);
+  SAB_DEFAULT(sample, seed, 1);
+}
+
 }  // namespace
+
+bool IsTraining(const v1::JobSpec& spec) {
+  return spec.action() == v1::ACTION_KIND_UNSPECIFIED || spec.action() == v1::ACTION_KIND_TRAIN;
+}
 
 void ResolveDefaults(v1::JobSpec* spec) {
   ResolveModel(spec->task(), spec->mutable_model());
@@ -95,6 +109,7 @@ void ResolveDefaults(v1::JobSpec* spec) {
   if (queue->name().empty()) queue->set_name("default");
   SAB_DEFAULT(queue, preemptible, queue->priority() < kFirmPriority);
   if (!queue->after().empty()) SAB_DEFAULT_ENUM(queue, after_failure, v1::AFTER_FAILURE_KIND_FAIL);
+  ResolveAction(spec);
 }
 
 #undef SAB_DEFAULT

@@ -75,6 +75,8 @@ class Checker {
     Checkpoint();
     ResourcesAndQueue();
     Curriculum();
+    InitFrom();
+    Action();
     return std::move(violations_);
   }
 
@@ -245,7 +247,7 @@ class Checker {
     if (batch_size >= 1 && batch_size < Replicas() && Replicas() <= 4096) {
       Add("train.batch_size", absl::StrCat("must be at least resources.replicas = ", Replicas(), ", got ", batch_size));
     }
-    if (!train.has_steps()) Add("train.steps", "must be given, for example `steps: 20000`");
+    if (!train.has_steps() && IsTraining(spec_)) Add("train.steps", "must be given, for example `steps: 20000`");
     if (train.has_steps()) Range("train.steps", train.steps(), 1, int64_t{1} << 53);
     if (train.has_learning_rate() && train.learning_rate() <= 0) {
       Add("train.learning_rate", absl::StrCat("must be above 0, got ", train.learning_rate()));
@@ -435,6 +437,55 @@ class Checker {
     }
   }
 
+  void InitFrom() {
+    if (!spec_.has_init_from()) return;
+    const v1::InitSpec& init = spec_.init_from();
+    if (init.checkpoint().empty()) {
+      Add("init_from.checkpoint",
+          "must be given: jobs/JOB/checkpoints/CHECKPOINT, as `sabctl checkpoint list` shows it");
+    } else if (const auto name = ParseCheckpointName(init.checkpoint()); !name.ok()) {
+      Add("init_from.checkpoint", std::string(name.status().message()));
+    }
+  }
+
+  // Settings of one action alone; what a job that does not train has no use for.
+  void Action() {
+    const v1::ActionKind action = spec_.action();
+    if (spec_.has_predict() != (action == v1::ACTION_KIND_PREDICT))
+      Add("predict",
+          spec_.has_predict() ? "is a setting of `action: predict`; remove it" : "must be given for action predict");
+    if (spec_.has_sample() != (action == v1::ACTION_KIND_SAMPLE))
+      Add("sample",
+          spec_.has_sample() ? "is a setting of `action: sample`; remove it" : "must be given for action sample");
+    if (IsTraining(spec_)) return;
+    const std::string word = Word(*v1::ActionKind_descriptor()->FindValueByNumber(action));
+    if (!spec_.has_init_from())
+      Add("init_from.checkpoint",
+          absl::StrCat("must be given for action ", word, ": the parameters that it works with"));
+    if (spec_.init_from().has_optimizer()) Add("init_from.optimizer", "is a setting of `action: train`; remove it");
+    if (spec_.has_curriculum()) Add("curriculum", "is a setting of `action: train`; remove it");
+    if (!spec_.eval().stop_when().empty()) Add("eval.stop_when", "is a setting of `action: train`; remove it");
+    if (Replicas() != 1) Add("resources.replicas", absl::StrCat("must be 1 for action ", word, ", got ", Replicas()));
+    if (action == v1::ACTION_KIND_PREDICT) Predict();
+    if (action == v1::ACTION_KIND_SAMPLE) Sample();
+  }
+
+  void Predict() {
+    if (spec_.predict().input().empty()) Add("predict.input", "must be given: a safetensors file on the workers");
+    Path("predict.input", spec_.predict().input());
+  }
+
+  void Sample() {
+    const v1::SampleSpec& sample = spec_.sample();
+    if (task_ != v1::TASK_KIND_TEXT)
+      Add("action", absl::StrCat("sample is for task text, but task.kind is ", TaskWord(task_)));
+    if (sample.prompt().empty()) Add("sample.prompt", "must have at least one byte");
+    if (sample.prompt().size() > 100'000) Add("sample.prompt", "must have at most 100000 bytes");
+    if (sample.has_length()) Range("sample.length", sample.length(), 1, 1'000'000);
+    if (sample.has_temperature()) NotNegative("sample.temperature", sample.temperature());
+    if (sample.has_seed()) Range("sample.seed", sample.seed(), 0, int64_t{1} << 53);
+  }
+
   const v1::JobSpec& spec_;
   const v1::TaskKind task_;
   v1::ModelKind model_;
@@ -470,6 +521,7 @@ std::vector<FieldViolation> CheckPaths(const v1::JobSpec& spec) {
   CheckPath("task.labels_path", spec.task().labels_path(), &violations);
   CheckPath("eval.path", spec.eval().path(), &violations);
   CheckPath("eval.labels_path", spec.eval().labels_path(), &violations);
+  CheckPath("predict.input", spec.predict().input(), &violations);
   return violations;
 }
 

@@ -43,6 +43,9 @@ absl::StatusOr<int64_t> ParseMemory(std::string_view text);
 // "2h30m"; InfiniteDuration for "". InvalidArgument shows the form expected.
 absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text);
 
+// Whether the job trains, which it does unless it says otherwise.
+bool IsTraining(const v1::JobSpec& spec);
+
 // Metrics that evaluation of a task reports and a condition may name: loss always; accuracy, ce10 (copy), bits (text),
 // mse (adding) …
 std::vector<std::string> EvalMetrics(v1::TaskKind task);

@@ -11,6 +11,7 @@
 #include <cstdio>
 
 #include "model/random.h"
+#include "model/train/on_device.h"
 
 namespace sab::model {
 namespace {
@@ -102,6 +103,14 @@ TrainLoop::TrainLoop(TrainConfig config, Parts parts)
   if (!config_.curriculum.lengths.empty()) RequireFigure(config_.curriculum.advance_when, "curriculum.advance_when");
 }
 
+TrainLoop::TrainLoop(TrainConfig config, Parts parts, TrainLoop& before) : TrainLoop(std::move(config), parts) {
+  optimizer_ = std::move(before.optimizer_);
+  state_ = before.state_;
+  holds_state_ = before.holds_state_;
+  agreed_ = before.agreed_;
+  leave_agreed_ = before.leave_agreed_;
+}
+
 void TrainLoop::Join() {
   const int world_size = collective_->world_size();
   if (config_.batch_size < world_size) {
@@ -148,14 +157,19 @@ void TrainLoop::Restore(const TrainState& state, const std::vector<NamedTensor>&
 
 std::string TrainLoop::Run() {
   Agree();
+  return Train();
+}
+
+std::string TrainLoop::Train(int64_t end) {
   try {
-    if (state_.step == 0 && config_.checkpoint_initial) observer_->OnCheckpoint(state_);
+    if (state_.step == 0 && end > 0 && config_.checkpoint_initial) observer_->OnCheckpoint(state_);
     while (true) {
       Settle();
       if (!state_.stop_reason.empty()) return state_.stop_reason;
       if (state_.step >= config_.steps) return "steps";
       if (leave_agreed_) return "leave";
       if (stop_requested_) return "";
+      if (state_.step >= end) return kPieceDone;
       observer_->OnStep(Step());
     }
   } catch (const Stopped&) {
@@ -166,7 +180,7 @@ std::string TrainLoop::Run() {
 // Does what the present step owes. A state from memory owes the checkpoint until the next step: it may not have reached
 // the disk when its writer was killed.
 void TrainLoop::Settle() {
-  const bool last = state_.step == config_.steps;
+  const bool last = state_.step >= config_.steps;  // above: fewer steps were asked for when it was there already
   if (!state_.evaluated && (last || Due(state_.step, config_.eval_every))) EvaluateAll();
   if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
   if (!state_.evaluated && !state_.stop_reason.empty()) EvaluateFinalLengths();
@@ -275,17 +289,7 @@ int64_t TrainLoop::LengthOf(int64_t step) const {
 }
 
 Batch TrainLoop::OnDevice(Batch batch) const {
-  const at::Tensor& values = parameters_.values();
-  if (values.is_cuda()) {
-    batch.inputs = batch.inputs.to(values.device());
-    batch.targets = batch.targets.to(values.device());
-    if (batch.lengths.defined()) batch.lengths = batch.lengths.to(values.device());
-  }
-  if (values.scalar_type() == at::kDouble) {
-    if (batch.inputs.is_floating_point()) batch.inputs = batch.inputs.to(at::kDouble);
-    if (batch.targets.is_floating_point()) batch.targets = batch.targets.to(at::kDouble);
-  }
-  return batch;
+  return model::OnDevice(std::move(batch), parameters_.values());
 }
 
 void TrainLoop::AllReduce(at::Tensor& tensor, Activity then) {

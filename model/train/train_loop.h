@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -102,6 +103,11 @@ class TrainLoop {
   // condition on a figure that the task does not have.
   TrainLoop(TrainConfig config, Parts parts);
 
+  // Goes on for `before` with other settings, task or engine: takes its state, its optimiser and what it has agreed
+  // with its peers. The parameters, the optimiser's kind and the batch size are the same. `before` is of no use any
+  // more. Throws as above; `before` is as it was then.
+  TrainLoop(TrainConfig config, Parts parts, TrainLoop& before);
+
   // Goes on from a checkpoint; the caller has filled in the parameters. Before Run. Throws std::invalid_argument as
   // Optimizer::Restore does.
   void Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state);
@@ -122,6 +128,14 @@ class TrainLoop {
   // PermanentError after max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer
   // throw.
   std::string Run();
+
+  // The two halves of Run, for a training whose settings change at known steps: agree once, then train up to each such
+  // step, whose evaluation and checkpoint belong to the settings of before. Train returns kPieceDone when it has got to
+  // `end`.
+  static constexpr char kPieceDone[] = "piece done";
+  static constexpr int64_t kNoEnd = std::numeric_limits<int64_t>::max();
+  void Agree();
+  std::string Train(int64_t end = kNoEnd);
 
   // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
   // other means. Any thread; safe in a signal handler.
@@ -145,7 +159,6 @@ class TrainLoop {
   // What the update `step` trains at; a function of the stage, the seed and the step.
   int64_t LengthOf(int64_t step) const;
   void Join();
-  void Agree();
   void TakeStateFrom(int root);
   void Settle();
   void AllReduce(at::Tensor& tensor, Activity then);
@@ -173,7 +186,7 @@ class TrainLoop {
   TrainObserver* observer_;
   RowRange my_rows_;    // of the global batch
   RowRange my_shards_;  // of config_.shards
-  const std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Optimizer> optimizer_;
   at::Tensor exchange_;                // gradients and sums of one step, for one all-reduce; undefined for one rank
   std::optional<ShardSum> shard_sum_;  // of the same without the norms; with shards alone
   TrainState state_;
