@@ -109,7 +109,7 @@ class PartitionTest(unittest.TestCase):
 
     def test_a_job_of_a_worker_that_is_cut_off_moves_and_the_old_rank_is_fenced(self):
         self.start(3)
-        steps = 4000
+        steps = 12000
         expected = self.undisturbed(steps, 2)
         job = self.submit_on_away(steps)
         cut()
@@ -132,7 +132,7 @@ class PartitionTest(unittest.TestCase):
 
     def test_without_another_slot_the_job_waits_and_goes_on_from_disk(self):
         self.start(2)
-        steps = 3000
+        steps = 8000
         expected = self.undisturbed(steps, 2)
         job = self.submit(steps, 2)
         self.awaits_step(job, 400)

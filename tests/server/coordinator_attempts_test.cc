@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "server/coordinator/text.h"
 #include "tests/server/coordinator_fixture.h"
 
 namespace sab::server {
@@ -449,7 +450,7 @@ TEST_F(CoordinatorAttemptsTest, AWallClockThatIsSetMovesNoLease) {
   Join(a_);
   const JobId id = Running(a_);
   clock_.StepWall(absl::Hours(5));
-  Advance(kLease / 2 - absl::Nanoseconds(1));
+  Advance(kLease / 2 - absl::Microseconds(1));
   EXPECT_EQ(State(id), v1::JOB_STATE_RUNNING);
   ASSERT_TRUE(Sync(a_).ok());
   clock_.StepWall(-absl::Hours(10));
@@ -457,8 +458,8 @@ TEST_F(CoordinatorAttemptsTest, AWallClockThatIsSetMovesNoLease) {
   EXPECT_EQ(State(id), v1::JOB_STATE_UNREACHABLE);
   Advance(kLease / 2);
   EXPECT_EQ(State(id), v1::JOB_STATE_RECOVERING);
-  const v1::Attempt& ended = Get(id).attempts(0);
-  EXPECT_EQ(ended.end_time().seconds() - ended.start_time().seconds(), absl::ToInt64Seconds(kLease * 3 / 2));
+  const v1::Attempt ended = Get(id).attempts(0);
+  EXPECT_EQ(FromProto(ended.end_time()) - FromProto(ended.start_time()), kLease * 3 / 2 - absl::Microseconds(1));
 }
 
 TEST_F(CoordinatorAttemptsTest, JobsKeepTheirOrderWhenTheWallClockIsSetBack) {
