@@ -75,7 +75,8 @@ absl::Duration Coordinator::ExpectedEnd(const JobEntry& entry) {
   const absl::Duration by_limit = now + LeftOfLimit(job);
   const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
   const int64_t done = attempt.last_step() - attempt.start_step();
-  if (!attempt.has_first_step_time() || done < kLeastSteps) return by_limit;
+  // How much work a job has that does not train is not known here.
+  if (!attempt.has_first_step_time() || done < kLeastSteps || !spec::IsTraining(job.spec())) return by_limit;
   const absl::Duration ran = clock_->Now() - FromProto(attempt.first_step_time());
   const auto left = static_cast<double>(std::max<int64_t>(0, job.spec().train().steps() - attempt.last_step()));
   return std::min(by_limit, now + std::max(absl::ZeroDuration(), ran) * (left / static_cast<double>(done)));
