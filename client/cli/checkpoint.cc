@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/api/download.h"
+#include "client/cli/checkpoint_argument.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/progress.h"
@@ -49,26 +50,9 @@ int List(Context& context, const CheckpointOptions& options) {
   return kExitOk;
 }
 
-// The checkpoint named, that of `step`, or the latest of the job.
-absl::StatusOr<v1::Checkpoint> Choose(Context& context, const CheckpointOptions& options) {
-  if (const auto name = ParseCheckpointName(options.job); name.ok()) return context.client().GetCheckpoint(*name);
-  const auto id = ParseJobArgument(options.job);
-  if (!id.ok()) return id.status();
-  const auto checkpoints = context.client().ListCheckpoints(*id);
-  if (!checkpoints.ok()) return checkpoints.status();
-  if (checkpoints->empty()) return absl::NotFoundError(absl::StrCat(id->name(), " has no checkpoint yet"));
-  if (options.step < 0) return checkpoints->front();
-  std::string steps;
-  for (const v1::Checkpoint& checkpoint : *checkpoints) {
-    if (checkpoint.step() == options.step) return checkpoint;
-    absl::StrAppend(&steps, steps.empty() ? "" : ", ", checkpoint.step());
-  }
-  return absl::NotFoundError(
-      absl::StrCat(id->name(), " has no checkpoint of step ", options.step, "; there are those of steps ", steps));
-}
-
 int Download(Context& context, const CheckpointOptions& options) {
-  const auto checkpoint = Choose(context, options);
+  const auto checkpoint =
+      FindCheckpoint(context.client(), options.step < 0 ? options.job : absl::StrCat(options.job, "@", options.step));
   if (!checkpoint.ok()) return context.Fail(checkpoint.status());
   const bool live = context.streams.err_is_terminal && !context.quiet;
   DownloadOptions download{.to = options.to, .force = options.force};
@@ -147,7 +131,7 @@ void AddDownload(CLI::App* group, Context* context) {
   auto options = std::make_shared<CheckpointOptions>();
   CLI::App* command = group->add_subcommand("download", "Fetch a checkpoint into a folder and verify it");
   command->fallthrough();
-  command->add_option("JOB", options->job, "The job, or one checkpoint's name")->required()->type_name(" ");
+  command->add_option("JOB", options->job, kCheckpointHelp)->required()->type_name(" ");
   command->add_option("--step", options->step, "That of this step (the latest otherwise)")
       ->check(CLI::NonNegativeNumber.description(""))
       ->type_name("N");
@@ -160,7 +144,7 @@ void AddDownload(CLI::App* group, Context* context) {
       "where it\n"
       "was when the command is repeated.\n\nExamples:\n"
       "  sabctl checkpoint download jobs/3f9k2mzq --to out\n"
-      "  sabctl checkpoint download 3f9k2mzq --step 500 --to out-500\n"
+      "  sabctl checkpoint download 3f9k2mzq@500 --to out-500\n"
       "  python3 -c 'import safetensors.numpy as s; print(s.load_file(\"out/model.safetensors\").keys())'");
   command->callback(
       [context, options] { context->action = [context, options] { return Download(*context, *options); }; });

@@ -160,6 +160,10 @@ absl::Time ToTime(const google::protobuf::Timestamp& timestamp) {
   return absl::FromUnixSeconds(timestamp.seconds()) + absl::Nanoseconds(timestamp.nanos());
 }
 
+std::string FormatStep(int64_t step, int64_t total) {
+  return total > 0 ? absl::StrCat(step, "/", total) : absl::StrCat(step);
+}
+
 std::string FormatAge(const google::protobuf::Timestamp& moment, absl::Time now) {
   if (moment.seconds() == 0) return "-";
   return absl::StrCat(ShortDuration(std::max(now - ToTime(moment), absl::ZeroDuration())), " ago");

@@ -42,6 +42,9 @@ std::string ToYaml(const google::protobuf::Message& message);
 // {"NAME": [messages]}.
 std::string ToJson(std::string_view name, const std::vector<const google::protobuf::Message*>& messages);
 
+// "300/20000"; "300" for a job that does not train: pieces of its work, of which `total` 0 is known.
+std::string FormatStep(int64_t step, int64_t total);
+
 // "3" or "5m12s ago": a moment as its distance to `now`.
 std::string FormatAge(const google::protobuf::Timestamp& moment, absl::Time now);
 absl::Time ToTime(const google::protobuf::Timestamp& timestamp);

@@ -1,3 +1,5 @@
+#include <google/protobuf/text_format.h>
+
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -52,6 +54,46 @@ std::string RecoveryTable(const v1::Job& job) {
   return any ? absl::StrCat("\n", table.Text()) : "";
 }
 
+// "train.learning_rate: 0.001 -> 0.0001", one a line.
+std::string SettingText(const v1::SpecChange& change, const std::string& field) {
+  const auto value = [&](const v1::JobSpec& spec) {
+    const google::protobuf::Message* message = &spec;
+    std::string path = field;
+    for (size_t dot; (dot = path.find('.')) != std::string::npos; path = path.substr(dot + 1)) {
+      const auto* section = message->GetDescriptor()->FindFieldByName(path.substr(0, dot));
+      message = &message->GetReflection()->GetMessage(*message, section);
+    }
+    std::string text;
+    const auto* leaf = message->GetDescriptor()->FindFieldByName(path);
+    const auto* reflection = message->GetReflection();
+    if (leaf->is_repeated()) {
+      for (int i = 0; i < reflection->FieldSize(*message, leaf); ++i) {
+        std::string item;
+        google::protobuf::TextFormat::PrintFieldValueToString(*message, leaf, i, &item);
+        absl::StrAppend(&text, i > 0 ? ", " : "", item);
+      }
+      return absl::StrCat("[", text, "]");
+    }
+    google::protobuf::TextFormat::PrintFieldValueToString(*message, leaf, -1, &text);
+    return text;
+  };
+  return absl::StrCat(field, ": ", value(change.before()), " -> ", value(change.after()));
+}
+
+// What was changed while the job trained.
+std::string ChangeTable(const v1::Job& job) {
+  if (job.changes().empty()) return "";
+  Table table({"CHANGED", "FROM STEP", "SETTING"});
+  for (const v1::SpecChange& change : job.changes()) {
+    for (const std::string& field : change.fields()) {
+      table.Add({absl::FormatTime(absl::RFC3339_sec, ToTime(change.create_time()), absl::UTCTimeZone()),
+                 change.has_after_step() ? absl::StrCat(change.after_step() + 1) : "the next",
+                 SettingText(change, field)});
+    }
+  }
+  return absl::StrCat("\n", table.Text());
+}
+
 // The ranks of a running attempt: who computes, and who waits for whom.
 std::string RankTable(const v1::Job& job) {
   if (job.ranks_size() < 2) return "";
@@ -69,7 +111,9 @@ std::string JobText(const v1::Job& job, absl::Time now) {
   table.Add({"Name", job.spec().name()});
   table.Add({"State", StateName(job.state())});
   if (!job.state_reason().empty()) table.Add({"Reason", job.state_reason()});
-  table.Add({"Step", absl::StrCat(job.step(), " of ", job.spec().train().steps())});
+  const int64_t steps = job.spec().train().steps();
+  table.Add({"Step", steps > 0 ? absl::StrCat(job.step(), " of ", steps) : absl::StrCat(job.step())});
+  if (job.spec().has_init_from()) table.Add({"Starts from", job.spec().init_from().checkpoint()});
   if (!job.stop_reason().empty()) table.Add({"Stopped by", job.stop_reason()});
   if (job.skipped_steps() > 0)
     table.Add({"Skipped", absl::StrCat(job.skipped_steps(), " steps whose gradient was not finite")});
@@ -83,7 +127,7 @@ std::string JobText(const v1::Job& job, absl::Time now) {
   std::string text = table.Text();
   if (!job.failure().empty()) absl::StrAppend(&text, "\nFailure:\n", job.failure(), "\n");
   if (!job.attempts().empty()) absl::StrAppend(&text, "\n", AttemptTable(job));
-  absl::StrAppend(&text, RecoveryTable(job), RankTable(job));
+  absl::StrAppend(&text, RecoveryTable(job), ChangeTable(job), RankTable(job));
   return text;
 }
 

@@ -66,7 +66,7 @@ std::string JobTable(const std::vector<v1::Job>& jobs, absl::Time now) {
     std::string reason = job.failure().empty() ? job.state_reason() : job.failure();
     reason = reason.substr(0, reason.find('\n'));
     if (reason.size() > 60) reason = reason.substr(0, 57) + "...";
-    table.Add({job.name(), spec.name(), StateName(job.state()), absl::StrCat(job.step(), "/", spec.train().steps()),
+    table.Add({job.name(), spec.name(), StateName(job.state()), FormatStep(job.step(), spec.train().steps()),
                lower(v1::ModelKind_Name(spec.model().kind())), lower(v1::TaskKind_Name(spec.task().kind())),
                Replicas(spec.resources()), FormatAge(job.create_time(), now), reason});
   }

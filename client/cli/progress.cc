@@ -163,13 +163,13 @@ std::string ProgressView::EvaluationLine() const {
 
 std::string ProgressView::StatusLine(absl::Time now) const {
   const int64_t total = job_.spec().train().steps();
-  std::string figures = absl::StrCat("step ", step_, "/", total);
+  std::string figures = absl::StrCat("step ", FormatStep(step_, total));
   if (has_train_loss_) absl::StrAppend(&figures, "  loss ", FormatNumber(train_loss_));
   if (!headline_.first.empty() && (headline_.first != "loss" || !has_train_loss_)) {
     absl::StrAppend(&figures, "  ", headline_.first, " ", FormatNumber(headline_.second));
   }
   const double rate = StepsPerSecond(now);
-  if (rate > 0 && !IsFinal(job_.state())) {
+  if (rate > 0 && total > 0 && !IsFinal(job_.state())) {
     absl::StrAppend(&figures, "  ", FormatNumber(rate), " steps/s  ETA ",
                     ShortDuration(absl::Seconds(static_cast<double>(std::max<int64_t>(total - step_, 0)) / rate)));
   }
@@ -187,7 +187,8 @@ std::string ProgressView::StatusLine(absl::Time now) const {
 std::vector<std::string> Summary(const v1::Job& job) {
   std::string line = absl::StrCat(job.name(), " ", StateName(job.state()));
   if (!job.stop_reason().empty()) absl::StrAppend(&line, " (", job.stop_reason(), ")");
-  absl::StrAppend(&line, ": ", job.step(), " of ", job.spec().train().steps(), " steps");
+  if (job.spec().train().steps() > 0)
+    absl::StrAppend(&line, ": ", job.step(), " of ", job.spec().train().steps(), " steps");
   if (RunTime(job) != absl::InfiniteDuration()) absl::StrAppend(&line, " in ", ShortDuration(RunTime(job)));
   if (job.attempt_count() > 1) absl::StrAppend(&line, ", ", job.attempt_count(), " attempts");
   if (job.skipped_steps() > 0)

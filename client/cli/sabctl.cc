@@ -30,6 +30,9 @@ void AddCommands(CLI::App& app, Context* context) {
   AddMetrics(app, context);
   AddCompare(app, context);
   AddCheckpoint(app, context);
+  AddEvaluate(app, context);
+  AddPredict(app, context);
+  AddSample(app, context);
   AddWorker(app, context);
   AddExplain(app, context);
   AddQueue(app, context);

@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "client/cli/checkpoint_argument.h"
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/sweep.h"
@@ -18,6 +19,8 @@ namespace {
 struct SubmitOptions {
   std::string file;
   std::vector<std::string> overrides;
+  std::string from;
+  bool with_optimizer = false;
   bool dry_run = false;
   bool watch = false;
   std::string output;
@@ -182,9 +185,29 @@ int SubmitSweep(Context& context, const SubmitOptions& options, const v1::JobSpe
   return kExitOk;
 }
 
-int Submit(Context& context, const SubmitOptions& options) {
-  const auto text = ReadJobFile(context, options.file);
+// The job file, or without one the settings of the job whose checkpoint is started from.
+absl::StatusOr<std::string> ReadJob(Context& context, const SubmitOptions& options, const std::string& checkpoint) {
+  if (!options.file.empty()) return ReadJobFile(context, options.file);
+  SAB_ASSIGN_OR_RETURN(const v1::Job job, context.client().GetJob(ParseCheckpointName(checkpoint)->job));
+  v1::JobSpec spec = job.spec();
+  spec.clear_init_from();
+  spec.mutable_queue()->clear_after();
+  spec.mutable_queue()->clear_after_failure();
+  return spec::FormatYaml(spec);
+}
+
+int Submit(Context& context, SubmitOptions options) {
+  std::string checkpoint;
+  if (!options.from.empty()) {
+    const auto found = FindCheckpoint(context.client(), options.from);
+    if (!found.ok()) return context.Fail(Annotate(found.status(), "--from"));
+    checkpoint = found->name();
+    options.overrides.push_back("init_from.checkpoint=" + checkpoint);
+    if (options.with_optimizer) options.overrides.push_back("init_from.optimizer=true");
+  }
+  const auto text = ReadJob(context, options, checkpoint);
   if (!text.ok()) return context.Fail(text.status());
+  if (options.file.empty()) options.file = "the job of --from";
   const auto split = SplitSweep(*text);
   if (!split.ok()) return Refuse(context, options.file, split.status(), {});
   auto file = spec::ParseSpec(split->job);
@@ -212,9 +235,20 @@ int Submit(Context& context, const SubmitOptions& options) {
 void AddSubmit(CLI::App& app, Context* context) {
   auto options = std::make_shared<SubmitOptions>();
   CLI::App* command = app.add_subcommand("submit", "Submit a job file, or all jobs of its sweep");
-  command->add_option("FILE", options->file, "Job file, YAML or JSON; - reads standard input")
-      ->required()
-      ->type_name(" ");
+  CLI::Option* file = command
+                          ->add_option("FILE", options->file,
+                                       "Job file, YAML or JSON; - reads standard input. Not needed with --from: then "
+                                       "it is the settings of the job that the checkpoint is of")
+                          ->type_name(" ");
+  CLI::Option* from =
+      command
+          ->add_option("--from", options->from,
+                       "Start from the parameters of another job's checkpoint: JOB, JOB@STEP or its name")
+          ->type_name("CHECKPOINT");
+  command
+      ->add_flag("--with-optimizer", options->with_optimizer,
+                 "With --from: take the optimiser and the step too, and go on training as that job would have")
+      ->needs(from);
   command->add_option("--set", options->overrides, "Overrides a setting of the file: train.steps=500. May be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
@@ -227,11 +261,15 @@ void AddSubmit(CLI::App& app, Context* context) {
       "  sabctl submit copy.yaml --watch\n"
       "  sabctl submit copy.yaml --set train.steps=500 --set eval.lengths=[20,40]\n"
       "  sabctl submit copy.yaml --dry-run\n"
+      "  sabctl submit copy.yaml --from 3f9k2mzq@500      step 0, with the parameters of that checkpoint\n"
+      "  sabctl submit --from 3f9k2mzq --with-optimizer --set train.steps=40000      goes on for longer\n"
       "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points\n"
       "  job=$(sabctl submit copy.yaml -o name)\n"
       "  sabctl get JOB -o yaml | sabctl submit -      the same again");
-  command->callback(
-      [context, options] { context->action = [context, options] { return Submit(*context, *options); }; });
+  command->callback([context, options, file, from] {
+    if (file->count() == 0 && from->count() == 0) throw CLI::RequiredError("FILE or --from");
+    context->action = [context, options] { return Submit(*context, *options); };
+  });
 }
 
 }  // namespace sab::client

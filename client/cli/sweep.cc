@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "common/base/status.h"
+#include "common/spec/yaml_section.h"
 
 namespace sab::client {
 namespace {
@@ -43,10 +44,8 @@ std::string Draw(const Choice& choice, std::mt19937_64& random) {
   return absl::StrCat(value);  // six digits: the label and the setting are the same text
 }
 
-class SweepReader {
+class SweepReader : public spec::YamlSectionReader {
  public:
-  std::vector<FieldViolation> violations;
-
   Sweep Read(const YAML::Node& node) {
     Sweep sweep;
     if (!CheckKeys("sweep", node, {"grid", "random", "trials", "seed", "max_parallel"})) return sweep;
@@ -62,23 +61,6 @@ class SweepReader {
   }
 
  private:
-  void Add(const std::string& field, const YAML::Node& node, const std::string& reason) {
-    violations.push_back({field, reason, node.Mark().line + 1});
-  }
-
-  bool CheckKeys(const std::string& path, const YAML::Node& node, const std::set<std::string>& known) {
-    if (!node.IsMap()) {
-      Add(path, node, "must be a section of `key: value` lines");
-      return false;
-    }
-    for (const auto& pair : node) {
-      if (known.contains(pair.first.Scalar())) continue;
-      Add(absl::StrCat(path, ".", pair.first.Scalar()), pair.first,
-          absl::StrCat("unknown key; there are ", absl::StrJoin(known, ", ")));
-    }
-    return true;
-  }
-
   std::optional<int64_t> Integer(const std::string& field, const YAML::Node& node, int64_t least, int64_t most) {
     int64_t value = 0;
     if (!node) return std::nullopt;

@@ -26,6 +26,9 @@ inline constexpr std::string_view kModelFile = "model.safetensors";
 inline constexpr std::string_view kOptimizerFile = "optimizer.safetensors";
 inline constexpr std::string_view kStateFile = "state.json";
 inline constexpr std::string_view kManifestFile = "manifest.json";
+// A result of a job that does not train is stored in the same way, with one of these and the manifest.
+inline constexpr std::string_view kPredictionFile = "result.safetensors";
+inline constexpr std::string_view kSampleFile = "result.txt";
 
 // Writes one checkpoint. Add files, then Commit; destroyed before Commit it removes what it wrote.
 class CheckpointWriter {

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/update.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
 
@@ -55,12 +56,13 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   *attempt.mutable_start_time() = ToProto(now);
   if (entry.resume.has_value()) {
     attempt.set_recovery_source(entry.resume->name());
-    attempt.set_start_step(entry.resume->step());
+    attempt.set_start_step(StartStep(entry, *entry.resume));
   } else if (entry.from_memory) {
     // The step is that of the last report until the ranks have agreed.
     attempt.set_recovery_source(kMemorySource);
     attempt.set_start_step(job.step());
   }
+  if (!entry.from_memory) spec::Settle(attempt.start_step(), job.mutable_changes());
   if (entry.recovery.has_value()) *attempt.mutable_recovery() = PlacedRecovery(entry);
   attempt.set_last_step(attempt.start_step());
   ActiveAttempt active;
@@ -147,16 +149,15 @@ void Coordinator::ReleaseRanks(JobEntry& entry) {
 }
 
 void Coordinator::EndAttempt(JobEntry& entry, const Fault& fault) {
-  if (TryEndAttempt(entry, fault).ok()) return;
+  if (TryEndAttempt(entry, fault, entry.record).ok()) return;
   unfinished_[entry.id] = fault;
   retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
   NeedTick();
 }
 
-absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault) {
+absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault, JobRecord next) {
   // It was to leave anyway: what made it end sooner costs nothing.
   if (entry.record.job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED) return Left(entry, fault.text);
-  JobRecord next = entry.record;
   v1::Job& job = next.job;
   CloseAttempt(next, fault.text);
   const int64_t allowed = job.spec().queue().max_restarts();
@@ -281,7 +282,7 @@ void Coordinator::Revive(JobEntry& entry) {
   const bool ran = next.job.attempts(next.job.attempts_size() - 1).has_first_step_time();
   next.job.set_state(ran ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_STARTING);
   next.job.set_state_reason(ran ? "" : "its workers are back; trainers start");
-  (void)Replace(entry, std::move(next));
+  if (Replace(entry, std::move(next)).ok()) RenewIfChanged(entry);
   schedule_needed_ = schedule_needed_ || IsShort(entry);
 }
 

@@ -109,7 +109,7 @@ absl::Status CheckpointFiles::RemoveJob(const JobId& job) const {
 absl::StatusOr<std::unique_ptr<CheckpointFiles::Upload>> CheckpointFiles::StartUpload(
     const CheckpointName& name, const v1::CheckpointFile& file) const {
   if (file.path() != kModelFile && file.path() != kOptimizerFile && file.path() != kStateFile &&
-      file.path() != kManifestFile) {
+      file.path() != kManifestFile && file.path() != kPredictionFile && file.path() != kSampleFile) {
     return WithReason(absl::InvalidArgumentError(
                           absl::StrCat("file.path: \"", file.path().substr(0, 100), "\" is no file of a checkpoint")),
                       "BAD_CHECKPOINT_FILE");

@@ -67,6 +67,7 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
   StoreChange change{.put_checkpoints = {checkpoint}, .delete_checkpoints = excess, .add_removals = excess};
   SAB_RETURN_IF_ERROR(Replace(*entry, entry->record, std::move(change)));
   entry->checkpoints[name.checkpoint] = checkpoint;
+  ReleaseInit(*entry);
   for (const std::string& dropped : excess) {
     entry->checkpoints.erase(ParseCheckpointName(dropped)->checkpoint);
     removals_.push_back(dropped);
@@ -89,6 +90,7 @@ std::vector<std::string> Coordinator::Excess(const JobEntry& entry, const v1::Ch
     for (size_t i = 0; i < all.size() && static_cast<int64_t>(i) < count; ++i) kept.insert(all[i]->name());
   };
   for (const v1::Checkpoint* checkpoint : all) {
+    if (init_users_.contains(checkpoint->name())) kept.insert(checkpoint->name());
     if (spec.keep_every() > 0 && checkpoint->step() % spec.keep_every() == 0) kept.insert(checkpoint->name());
   }
   // Names sort by step, then attempt.

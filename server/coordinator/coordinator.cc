@@ -72,6 +72,7 @@ absl::Status Coordinator::Load() {
   }
   for (auto& [id, entry] : jobs_) {
     v1::Job& job = entry.record.job;
+    KeepInit(entry);
     if (IsActive(job.state())) LoadActive(entry);
     LoadUse(job);
     if (!IsFinal(job.state())) {
@@ -115,7 +116,11 @@ void Coordinator::LoadActive(JobEntry& entry) {
   }
   active.from_memory = absl::StartsWith(attempt.recovery_source(), kMemorySource);
   if (auto name = ParseCheckpointName(attempt.recovery_source()); name.ok()) {
-    if (auto it = entry.checkpoints.find(name->checkpoint); it != entry.checkpoints.end()) active.resume = it->second;
+    // Its own, or another job's that it was started from.
+    if (auto owner = jobs_.find(name->job); owner != jobs_.end()) {
+      const auto& checkpoints = owner->second.checkpoints;
+      if (auto it = checkpoints.find(name->checkpoint); it != checkpoints.end()) active.resume = it->second;
+    }
   }
   job.set_state(v1::JOB_STATE_UNREACHABLE);
   job.set_state_reason("the coordinator was restarted and waits to hear from the job's workers");
@@ -146,6 +151,7 @@ absl::Status Coordinator::Replace(JobEntry& entry, JobRecord next, StoreChange c
   if (before != entry.record.job.state() && IsFinal(entry.record.job.state())) {
     uncollected_.insert(entry.id);
     hub_->Publish(kBackgroundKey);
+    ReleaseInit(entry);
   }
   MarkChanged(entry.id);
   if (auto waiting = dependents_.find(entry.id); waiting != dependents_.end() && IsFinal(entry.record.job.state())) {
@@ -174,7 +180,7 @@ void Coordinator::Wait(JobEntry& entry) {
   MarkChanged(entry.id);
   Watch(entry);
   entry.resume.reset();
-  entry.resume_known = entry.checkpoints.empty();
+  entry.resume_known = entry.checkpoints.empty() && !entry.record.job.spec().has_init_from();
   schedule_needed_ = true;
   if (!entry.resume_known) {
     unverified_.insert(entry.id);
@@ -260,7 +266,14 @@ bool Coordinator::VerifyOne() {
     id = *unverified_.begin();
     unverified_.erase(unverified_.begin());
     JobEntry& entry = jobs_.at(id);
-    if (!entry.checkpoints.empty()) newest = entry.checkpoints.rbegin()->second;
+    if (const v1::Checkpoint* start = StartingPoint(entry); start != nullptr) {
+      newest = *start;
+    } else if (const std::string& wanted = entry.record.job.spec().init_from().checkpoint(); !wanted.empty()) {
+      FailDependent(entry, absl::StrCat(wanted,
+                                        ", which it starts from, is gone or damaged; submit it again with another "
+                                        "checkpoint"));
+      return true;
+    }
   }
   const absl::Status verified = newest.name().empty() ? absl::OkStatus() : files_.Verify(newest);
   const bool damaged = absl::IsDataLoss(verified) || absl::IsNotFound(verified);
@@ -282,7 +295,8 @@ bool Coordinator::VerifyOne() {
   // Anything else may pass.
   if (damaged && Commit({.delete_checkpoints = {newest.name()}}).ok()) {
     metrics_->checkpoints_damaged.Increment();
-    entry.checkpoints.erase(ParseCheckpointName(newest.name())->checkpoint);
+    const CheckpointName name = *ParseCheckpointName(newest.name());
+    if (auto owner = jobs_.find(name.job); owner != jobs_.end()) owner->second.checkpoints.erase(name.checkpoint);
     unverified_.insert(id);
   } else {
     delayed_.insert({clock_->Monotonic() + kRetry, id});

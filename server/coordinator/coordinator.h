@@ -289,7 +289,8 @@ class Coordinator {
   void SetReason(JobEntry& entry, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The attempt ends by a fault: RECOVERING or FAILED. Tried again by Tick when the store cannot take it.
   void EndAttempt(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status TryEndAttempt(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `next`: the job's record, perhaps with other settings for the next attempt.
+  absl::Status TryEndAttempt(JobEntry& entry, const Fault& fault, JobRecord next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Succeed(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CloseAttempt(JobRecord& record, const std::string& reason) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReleaseRanks(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -334,6 +335,28 @@ class Coordinator {
   void Bump(WorkerEntry& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::set<JobId> JobsOn(const WorkerId& worker) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // init_from.cc
+  // Whether a job with this spec may be created, by the checkpoint that it starts from. Reads files.
+  absl::Status CheckInit(const v1::JobSpec& spec) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<const v1::Checkpoint*> FindInit(const v1::JobSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void KeepInit(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseInit(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What the job's next attempt from disk starts from; null: from the beginning, or what init_from names is gone.
+  const v1::Checkpoint* StartingPoint(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t StartStep(const JobEntry& entry, const v1::Checkpoint& checkpoint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // update.cc: settings that are changed while a job trains.
+  // Adds to the job's history what was changed in its spec.
+  absl::Status AddChange(const std::vector<std::string>& fields, const v1::JobSpec& before, v1::Job* job)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static Fault Renewal(const v1::Job& job);
+  // Stores `next`, whose settings are changed. A running attempt ends; the next one goes on from its memory with them.
+  absl::Status Renew(JobEntry& entry, JobRecord next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RenewIfChanged(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The changes that the attempt knows take effect after `step`, which it goes on from.
+  absl::Status SettleChanges(JobEntry& entry, int64_t step) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  static void TellSettings(const v1::Job& job, v1::TrainerAssignment* assignment);
+
   // reports.cc, checkpoints.cc
   absl::StatusOr<JobEntry*> Fence(const std::string& worker, const v1::TrainerId& id)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -376,6 +399,8 @@ class Coordinator {
     std::set<std::pair<int64_t, JobId>> outside;  // (creation, job): the oldest goes in next
   };
   std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);  // those with a bound
+  // Checkpoints that jobs of init_from still need, by name: they are kept, and so is the job that has them.
+  std::map<std::string, std::set<JobId>> init_users_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace sab::server

@@ -55,9 +55,11 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   spec::ResolveDefaults(job.mutable_spec());
   v1::CreateJobResponse response;
   *response.mutable_cost() = spec::EstimateCost(job.spec());
+  const absl::Status init = CheckInit(job.spec());
 
   MutexLock lock(&mutex_);
   if (request.validate_only()) {
+    SAB_RETURN_IF_ERROR(init);
     SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
     *response.mutable_job() = std::move(job);
     return response;
@@ -73,7 +75,9 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
     *response.mutable_job() = earlier;
     return response;
   }
+  SAB_RETURN_IF_ERROR(init);
   SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
+  if (job.spec().has_init_from()) SAB_RETURN_IF_ERROR(FindInit(job.spec()).status());  // meanwhile it may have gone
   JobId id(RandomId(8));
   while (jobs_.contains(id)) id = JobId(RandomId(8));
   // Later jobs are listed before earlier ones even when the wall clock stands still.
@@ -92,6 +96,7 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   entry.record = std::move(record);
   by_time_.insert({created, id});
   if (!request.request_id().empty()) requests_[request.request_id()] = id;
+  KeepInit(entry);
   metrics_->MoveJob(v1::JOB_STATE_UNSPECIFIED, v1::JOB_STATE_QUEUED);
   Wait(entry);
   Schedule();
@@ -193,6 +198,14 @@ absl::Status Coordinator::DeleteJob(const JobId& id) {
   if (auto it = dependents_.find(id); it != dependents_.end() && !it->second.empty()) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat(it->second.begin()->name(), " runs after ", id.name(),
                                                                  " and has not started: cancel it first")),
+                      "JOB_NEEDED");
+  }
+  for (const auto& [name, checkpoint] : entry->checkpoints) {
+    const auto it = init_users_.find(checkpoint.name());
+    if (it == init_users_.end()) continue;
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat(it->second.begin()->name(), " starts from ", checkpoint.name(),
+                                       " and has no checkpoint of its own yet: wait for that, or cancel it first")),
                       "JOB_NEEDED");
   }
   SAB_RETURN_IF_ERROR(Commit({.delete_jobs = {id}, .add_removals = {id.name()}}));

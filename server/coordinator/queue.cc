@@ -4,6 +4,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/update.h"
 #include "common/spec/validate.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
@@ -167,13 +168,27 @@ absl::StatusOr<v1::Job> Coordinator::UpdateJob(const v1::UpdateJobRequest& reque
   if (request.has_max_restarts()) queue.set_max_restarts(request.max_restarts());
   if (request.has_preemptible()) queue.set_preemptible(request.preemptible());
   if (request.has_time_limit()) queue.set_time_limit(request.time_limit());
+  const std::vector<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
+  const v1::JobSpec before = next.job.spec();
+  std::vector<std::string> training;
+  std::vector<FieldViolation> refused = spec::ApplyUpdate(fields, request.spec(), next.job.mutable_spec(), &training);
+  const int64_t steps = next.job.spec().train().steps();
+  if (steps != before.train().steps() && steps <= next.job.step()) {
+    refused.push_back({"train.steps", absl::StrCat("must be above ", next.job.step(), ", where it is, got ", steps)});
+  }
+  if (!refused.empty()) return WithReason(InvalidFields(refused), "INVALID_SPEC");
   if (const auto violations = spec::Validate(next.job.spec()); !violations.empty()) {
     return WithReason(InvalidFields(violations), "INVALID_SPEC");
   }
   v1::JobSpec checked = next.job.spec();
   checked.mutable_queue()->clear_after();  // may have been deleted since
   SAB_RETURN_IF_ERROR(CheckQueue(checked));
-  SAB_RETURN_IF_ERROR(Replace(*entry, std::move(next)));
+  if (training.empty()) {
+    SAB_RETURN_IF_ERROR(Replace(*entry, std::move(next)));
+  } else {
+    SAB_RETURN_IF_ERROR(AddChange(training, before, &next.job));
+    SAB_RETURN_IF_ERROR(Renew(*entry, std::move(next)));
+  }
   if (entry->active.has_value()) AwaitLimit(*entry);
   schedule_needed_ = true;
   Schedule();
@@ -270,7 +285,7 @@ void Coordinator::FailDependent(JobEntry& entry, const std::string& why) {
   JobRecord next = entry.record;
   next.job.set_state(v1::JOB_STATE_FAILED);
   next.job.set_failure(why);
-  next.job.set_state_reason("never started");
+  next.job.set_state_reason(next.job.attempt_count() == 0 ? "never started" : "cannot start again");
   *next.job.mutable_end_time() = ToProto(clock_->Now());
   if (!Replace(entry, std::move(next)).ok()) {
     SetReason(entry, why);

@@ -161,7 +161,8 @@ v1::Recovery Coordinator::PlacedRecovery(JobEntry& entry) {
   const PendingRecovery& pending = *entry.recovery;
   const absl::Duration now = clock_->Monotonic();
   recovery.set_cause(pending.cause);
-  recovery.set_lost_steps(std::max<int64_t>(0, pending.last_step - (entry.resume ? entry.resume->step() : 0)));
+  recovery.set_lost_steps(
+      std::max<int64_t>(0, pending.last_step - (entry.resume ? StartStep(entry, *entry.resume) : 0)));
   *recovery.mutable_detect() = ToProto(pending.detect);
   if (entry.from_memory) {
     recovery.set_lost_steps(0);  // until the ranks have agreed
@@ -210,12 +211,14 @@ void Coordinator::CompleteRecovery(const JobEntry& entry, v1::Attempt& attempt) 
 }
 
 void Coordinator::TakeInRestoration(JobEntry& entry, const v1::Restoration& restored) {
-  v1::Job& job = entry.record.job;
   ActiveAttempt& active = *entry.active;
-  v1::Attempt& attempt = *job.mutable_attempts(job.attempts_size() - 1);
-  if (active.restored_known || !restored.has_source_rank() || attempt.recovery_source() != kMemorySource) return;
+  const v1::Attempt& last = *entry.record.job.attempts().rbegin();
+  if (active.restored_known || !restored.has_source_rank() || last.recovery_source() != kMemorySource) return;
   // Figures that are replaced are so before the first new one arrives; without the store the next report tries again.
-  if (!metric_store_->BeginAttempt(entry.id, attempt.number(), restored.replaces_after()).ok()) return;
+  if (!metric_store_->BeginAttempt(entry.id, last.number(), restored.replaces_after()).ok()) return;
+  if (!SettleChanges(entry, restored.step()).ok()) return;
+  v1::Job& job = entry.record.job;
+  v1::Attempt& attempt = *job.mutable_attempts(job.attempts_size() - 1);
   active.restored_known = true;
   attempt.set_recovery_source(absl::StrCat("memory of rank ", restored.source_rank()));
   attempt.mutable_recovery()->set_lost_steps(std::max<int64_t>(0, attempt.start_step() - restored.step()));

@@ -84,8 +84,9 @@ absl::Duration Coordinator::ExpectedEnd(const JobEntry& entry) {
   const absl::Duration by_limit = now + LeftOfLimit(entry);
   const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
   const int64_t done = attempt.last_step() - attempt.start_step();
+  // How much work a job has that does not train is not known here.
   const absl::Duration first_step = entry.active->first_step;
-  if (first_step == absl::InfiniteDuration() || done < kLeastSteps) return by_limit;
+  if (first_step == absl::InfiniteDuration() || done < kLeastSteps || !spec::IsTraining(job.spec())) return by_limit;
   const absl::Duration ran = now - first_step;
   const auto left = static_cast<double>(std::max<int64_t>(0, job.spec().train().steps() - attempt.last_step()));
   return std::min(by_limit, now + std::max(absl::ZeroDuration(), ran) * (left / static_cast<double>(done)));

@@ -327,7 +327,7 @@ absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(con
     assignment.mutable_id()->set_rank(occupant.rank);
     assignment.set_world_size(static_cast<int32_t>(active.ranks.size()));
     assignment.set_slot(slot);
-    *assignment.mutable_spec() = entry.record.job.spec();
+    TellSettings(entry.record.job, &assignment);
     if (occupant.rank != 0) assignment.set_rendezvous(active.rendezvous);
     if (active.resume.has_value()) *assignment.mutable_resume_from() = *active.resume;
     assignment.set_from_memory(active.from_memory);

@@ -8,16 +8,15 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "common/spec/yaml_section.h"
 
 namespace sab::server {
 namespace {
 
-class QueueReader {
+class QueueReader : public spec::YamlSectionReader {
  public:
   std::vector<QueueConfig> queues;
-  std::vector<FieldViolation> violations;
 
   void Read(const YAML::Node& root) {
     if (!root.IsMap() || root.size() != 1 || !root["queues"] || !root["queues"].IsSequence()) {
@@ -27,26 +26,6 @@ class QueueReader {
   }
 
  private:
-  void Add(const std::string& field, const YAML::Node& node, const std::string& reason) {
-    violations.push_back({field, reason, node.Mark().line + 1});
-  }
-
-  // The keys of the section are among `known`.
-  bool CheckKeys(const std::string& path, const YAML::Node& node, const std::set<std::string>& known) {
-    if (!node.IsMap()) {
-      Add(path, node, "must be a section of `key: value` lines");
-      return false;
-    }
-    for (const auto& pair : node) {
-      const std::string key = pair.first.IsScalar() ? pair.first.Scalar() : "";
-      if (!known.contains(key)) {
-        Add(absl::StrCat(path, ".", key), pair.first,
-            absl::StrCat("unknown key; there are ", absl::StrJoin(known, ", ")));
-      }
-    }
-    return true;
-  }
-
   template <typename T>
   void Number(const std::string& field, const YAML::Node& node, double least, double most, T* value) {
     if (!node) return;

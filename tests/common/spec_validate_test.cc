@@ -177,7 +177,20 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{{"curriculum={lengths: [100]}"}, "curriculum.advance_when", "must be given"},
         Refused{
             {"curriculum={lengths: [100], advance_when: bits < 1}"}, "curriculum.advance_when", "task copy reports"},
-        Refused{{"task={kind: text, path: /x}", "curriculum={lengths: [100]}"}, "curriculum", "task.kind is text"}));
+        Refused{{"task={kind: text, path: /x}", "curriculum={lengths: [100]}"}, "curriculum", "task.kind is text"},
+        Refused{{"init_from={optimizer: true}"}, "init_from.checkpoint", "must be given"},
+        Refused{{"init_from.checkpoint=jobs/x"}, "init_from.checkpoint", "checkpoints"},
+        Refused{{"action=evaluate"}, "init_from.checkpoint", "must be given for action evaluate"},
+        Refused{{"action=predict", "init_from.checkpoint=jobs/x/checkpoints/000000000001-a1"},
+                "predict",
+                "must be given for action predict"},
+        Refused{{"predict.input=/x"}, "predict", "is a setting of `action: predict`"},
+        Refused{{"action=sample", "init_from.checkpoint=jobs/x/checkpoints/000000000001-a1", "sample.prompt=a"},
+                "action",
+                "sample is for task text"},
+        Refused{{"action=evaluate", "init_from={checkpoint: jobs/x/checkpoints/000000000001-a1, optimizer: true}"},
+                "init_from.optimizer",
+                "is a setting of `action: train`"}));
 
 TEST(ValidateTest, AMissingTaskIsOneViolation) {
   v1::JobSpec spec = Minimal();

@@ -133,11 +133,13 @@ std::string Cluster::AwaitFile(const std::string& path) {
 void Cluster::StartCoordinator() {
   const std::string address_file = dir_.path() + "/coordinator.address";
   fs::remove(address_file);
-  auto process =
-      Start("sab-coordinator", "coordinator",
-            {"--state-dir", dir_.path() + "/coordinator", "--listen", address_.empty() ? "127.0.0.1:0" : address_,
-             "--metrics-listen", "127.0.0.1:0", "--checkpoint-dir", checkpoint_dir(), "--lease", options_.lease,
-             "--address-file", address_file});
+  std::vector<std::string> arguments = {"--state-dir",      dir_.path() + "/coordinator",
+                                        "--listen",         address_.empty() ? "127.0.0.1:0" : address_,
+                                        "--metrics-listen", "127.0.0.1:0",
+                                        "--lease",          options_.lease,
+                                        "--address-file",   address_file};
+  if (options_.shared_checkpoints) arguments.insert(arguments.end(), {"--checkpoint-dir", checkpoint_dir()});
+  auto process = Start("sab-coordinator", "coordinator", std::move(arguments));
   ASSERT_TRUE(process.ok()) << process.status();
   coordinator_.emplace(*std::move(process));
   address_ = AwaitFile(address_file);

@@ -23,6 +23,7 @@ inline constexpr absl::Duration kPatience = absl::Seconds(120);
 struct ClusterOptions {
   int workers = 2;
   std::string lease = "5s";
+  bool shared_checkpoints = true;  // coordinator and workers have a folder in common
 };
 
 // What a command line did.

@@ -1,7 +1,10 @@
 #include <gtest/gtest.h>
 
+#include "common/spec/parameters.h"
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"
+#include "model/parameters.h"
+#include "model/tasks/task.h"
 #include "worker/trainer/spec_translation.h"
 
 namespace sab::trainer {
@@ -115,6 +118,25 @@ curriculum: {lengths: [3, 12], advance_when: "loss < 0.5", vary: true}
   EXPECT_EQ(c.curriculum.advance_when.Text(), "loss < 0.5");
   EXPECT_TRUE(c.curriculum.vary);
   EXPECT_EQ(c.curriculum.seed, static_cast<uint64_t>(spec.train().seed()));
+}
+
+TEST(SpecTranslationTest, TheSpecKnowsTheParametersOfItsNetwork) {
+  for (const char* model : {"{kind: sab, hidden_size: 6}", "{kind: sab, hidden_size: 6, score: separable}",
+                            "{kind: lstm, hidden_size: 5}", "{kind: attention, hidden_size: 4}"}) {
+    for (const char* task : {"{kind: copy, length: 10}", "{kind: copy, length: 10, one_hot: true}",
+                             "{kind: adding, length: 10}", "{kind: recall, length: 10}"}) {
+      const std::string text = std::string("{name: a, model: ") + model + ", task: " + task + ", train: {steps: 5}}";
+      const v1::JobSpec spec = Parse(text.c_str());
+      const auto made = model::MakeTask(ToTaskConfig(spec));
+      const model::ParameterSet parameters(ToModelConfig(spec), made->shape(), at::kCPU);
+      const std::vector<spec::ParameterShape> expected = spec::ParametersOf(spec);
+      ASSERT_EQ(parameters.all().size(), expected.size()) << text;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        EXPECT_EQ(parameters.all()[i].name, expected[i].name) << text;
+        EXPECT_EQ(parameters.all()[i].value.sizes().vec(), expected[i].shape) << text << expected[i].name;
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -43,7 +43,8 @@ struct TrainerManager::Trainer {
 
   bool prepared = false;
   absl::Status preparation;
-  std::string checkpoint_parent;
+  std::string checkpoint_dir;
+  std::string checkpoint_parent;  // this job's in it
   bool upload = false;
   std::string resume_dir;
 

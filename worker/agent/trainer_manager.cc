@@ -243,8 +243,8 @@ std::shared_ptr<TrainerManager::Trainer> TrainerManager::MakeTrainerLocked(const
   trainer->assignment = assignment;
   trainer->rendezvous = assignment.rendezvous();
   trainer->upload = shared_dir_.empty();
-  trainer->checkpoint_parent =
-      CheckpointParent(trainer->upload ? with_.state->path() + "/checkpoints" : shared_dir_, trainer->key.job);
+  trainer->checkpoint_dir = trainer->upload ? with_.state->path() + "/checkpoints" : shared_dir_;
+  trainer->checkpoint_parent = CheckpointParent(trainer->checkpoint_dir, trainer->key.job);
   trainer->log.open(with_.state->LogPath(trainer->key), std::ios::app);
   Relay::Options relay{.worker = options_.worker,
                        .key = trainer->key,
@@ -355,10 +355,12 @@ ProcessSpec TrainerManager::SpecOf(const v1::Slot& slot, const std::string& iden
 void TrainerManager::Prepare(Trainer* trainer) {
   const v1::Checkpoint& checkpoint = trainer->assignment.resume_from();
   const auto count = [this](int64_t bytes) { with_.metrics->downloaded_bytes.Increment(static_cast<double>(bytes)); };
+  // Perhaps another job's, that this one starts from: it lies among that one's.
+  const std::string owner = checkpoint.name().substr(0, checkpoint.name().find("/checkpoints/"));
+  const std::string parent = CheckpointParent(trainer->checkpoint_dir, owner);
   const absl::StatusOr<std::string> folder =
-      trainer->upload
-          ? FetchCheckpoint(with_.checkpoints, checkpoint, trainer->checkpoint_parent, &trainer->cancellation, count)
-          : FindSharedCheckpoint(checkpoint, trainer->checkpoint_parent);
+      trainer->upload ? FetchCheckpoint(with_.checkpoints, checkpoint, parent, &trainer->cancellation, count)
+                      : FindSharedCheckpoint(checkpoint, parent);
   if (!folder.ok())
     log::Error(absl::StrCat(rpc::FormatTrainerId(trainer->key.ToId()), ": ", folder.status().ToString()));
   Answers answers;

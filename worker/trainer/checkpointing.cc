@@ -4,34 +4,45 @@
 #include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/ids.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint.h"
 
 namespace sab::trainer {
+
+TensorView ViewOf(const model::NamedTensor& named) {
+  return {named.name,
+          named.tensor.scalar_type() == at::kDouble ? "F64"
+          : named.tensor.scalar_type() == at::kLong ? "I64"
+                                                    : "F32",
+          named.tensor.sizes().vec(),
+          {static_cast<const std::byte*>(named.tensor.data_ptr()), static_cast<size_t>(named.tensor.nbytes())}};
+}
+
 namespace {
 
 using Json = nlohmann::ordered_json;
 
 constexpr int kStateFormat = 1;
-
-TensorView ViewOf(const model::NamedTensor& named) {
-  return {named.name,
-          named.tensor.scalar_type() == at::kDouble ? "F64" : "F32",
-          named.tensor.sizes().vec(),
-          {static_cast<const std::byte*>(named.tensor.data_ptr()), static_cast<size_t>(named.tensor.nbytes())}};
-}
+constexpr std::array<const char*, 3> kLosses = {"cross_entropy_every_step", "cross_entropy_last_step", "mse_last_step"};
 
 std::vector<TensorView> ViewsOf(const std::vector<model::NamedTensor>& tensors) {
   std::vector<TensorView> views;
   for (const model::NamedTensor& tensor : tensors) views.push_back(ViewOf(tensor));
   return views;
+}
+
+std::string ShapeText(const at::Tensor& tensor) {
+  return absl::StrCat("(", absl::StrJoin(tensor.sizes(), ", "), ")");
 }
 
 std::string StateJson(const CheckpointContext& context, const model::TrainState& state) {
@@ -57,9 +68,22 @@ std::string StateJson(const CheckpointContext& context, const model::TrainState&
       {"data",
        {{"seed", context.spec.train().has_seed() ? context.spec.train().seed() : 1}, {"next_step", state.step + 1}}},
       {"vocabulary", std::move(vocabulary)},
+      {"shape",
+       {{"inputs", context.shape.inputs},
+        {"vocabulary", context.shape.vocabulary},
+        {"outputs", context.shape.outputs},
+        {"loss", kLosses[static_cast<size_t>(context.shape.loss)]}}},
       {"spec", Json::parse(spec, nullptr, false)},
   };
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+model::TaskShape ParseShape(const Json& json) {
+  const auto loss = std::find(kLosses.begin(), kLosses.end(), json.at("loss").get<std::string>());
+  return {.inputs = json.at("inputs").get<int64_t>(),
+          .vocabulary = json.at("vocabulary").get<int64_t>(),
+          .outputs = json.at("outputs").get<int64_t>(),
+          .loss = static_cast<model::LossKind>(loss - kLosses.begin())};
 }
 
 absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& path) {
@@ -79,6 +103,7 @@ absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& 
     state.stop_reason = json.at("stop_reason").get<std::string>();
     for (const Json& byte : json.at("vocabulary"))
       restored.vocabulary.push_back(static_cast<char>(byte.get<uint8_t>()));
+    if (json.contains("shape")) restored.shape = ParseShape(json["shape"]);
     return restored;
   } catch (const Json::exception&) {
     return damaged;
@@ -140,6 +165,21 @@ absl::StatusOr<Restored> ReadCheckpoint(const std::string& folder) {
   return restored;
 }
 
+void BeginFrom(const v1::JobSpec& spec, Restored& restored) {
+  const model::TrainState before = std::exchange(restored.state, {});
+  restored.parameters_only = !spec.init_from().optimizer();
+  if (restored.parameters_only) {
+    restored.optimizer.clear();
+    return;
+  }
+  restored.state.step = before.step;
+  restored.state.optimizer_steps = before.optimizer_steps;
+  restored.state.nonfinite_in_a_row = before.nonfinite_in_a_row;
+  restored.state.eval_loss = before.eval_loss;
+  const int64_t last_stage = std::max(0, spec.curriculum().lengths_size() - 1);
+  restored.state.curriculum_stage = std::min(before.curriculum_stage, last_stage);
+}
+
 absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& parameters) {
   for (const model::Parameter& parameter : parameters.all()) {
     const model::NamedTensor* found = nullptr;
@@ -149,9 +189,9 @@ absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& pa
     if (found == nullptr)
       return absl::FailedPreconditionError(absl::StrCat("the checkpoint has no parameter ", parameter.name));
     if (found->tensor.sizes() != parameter.value.sizes()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("the checkpoint's ", parameter.name,
-                       " has another shape than this network's: the data or the spec changed since it was written"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          "the checkpoint's ", parameter.name, " has the shape ", ShapeText(found->tensor), ", this network's ",
+          ShapeText(parameter.value), ": the data or the spec are not those that it was trained with"));
     }
     at::Tensor value = parameter.value;
     value.copy_(found->tensor);

@@ -9,11 +9,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/base/mutex.h"
+#include "common/checkpoint/safetensors.h"
 #include "model/parameters.h"
 #include "model/train/train_loop.h"
 #include "sab/v1/agent_service.pb.h"
 
 namespace sab::trainer {
+
+// A contiguous tensor on the CPU, of type float, double or int64, as a file holds it. Valid as long as the tensor.
+TensorView ViewOf(const model::NamedTensor& named);
 
 // What a checkpoint holds, in memory that training does not write to.
 struct Snapshot {
@@ -32,6 +36,7 @@ struct CheckpointContext {
   v1::JobSpec spec;
   int world_size = 1;
   std::string vocabulary;
+  model::TaskShape shape;  // so that what is done with the parameters later needs no training data
 };
 
 // Writes one checkpoint, complete on return. ResourceExhausted: the disk is full.
@@ -43,9 +48,15 @@ struct Restored {
   std::string vocabulary;
   std::vector<model::NamedTensor> parameters;
   std::vector<model::NamedTensor> optimizer;
+  std::optional<model::TaskShape> shape;  // absent in checkpoints of earlier versions
+  bool parameters_only = false;           // training begins with them, at step 0
 };
 // Verifies `folder` and reads it. DataLoss names the file and what is wrong.
 absl::StatusOr<Restored> ReadCheckpoint(const std::string& folder);
+
+// Makes another job's checkpoint the beginning of one with `spec`, as its init_from says: without its end, and perhaps
+// without optimiser and step.
+void BeginFrom(const v1::JobSpec& spec, Restored& restored);
 
 // Fills in the parameters of a network. FailedPrecondition names the parameter that is missing or has another shape.
 absl::Status RestoreParameters(const Restored& restored, model::ParameterSet& parameters);

@@ -29,6 +29,8 @@ class Progress : public model::TrainObserver {
   Progress(Options options, Reporter& reporter, PulseMeter& pulse, CheckpointWorker* checkpoints);
 
   // Before Run: what a snapshot is taken from.
+  // Settings that checkpoints from now on are said to be trained with.
+  void SetSpec(const v1::JobSpec& spec) { options_.checkpoint.spec = spec; }
   void Attach(const model::ParameterSet& parameters, model::TrainLoop& loop);
 
   void OnStep(const model::StepReport& report) override;
@@ -44,7 +46,7 @@ class Progress : public model::TrainObserver {
   void ReportRates(const model::StepReport& report, absl::Duration now);
   void Add(int64_t step, const char* split, const std::string& name, int64_t length, double value);
 
-  const Options options_;
+  Options options_;
   Reporter& reporter_;
   PulseMeter& pulse_;
   CheckpointWorker* const checkpoints_;

@@ -7,14 +7,18 @@
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <set>
 #include <stdexcept>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/checkpoint/safetensors.h"
+#include "common/spec/update.h"
+#include "common/spec/validate.h"
 #include "model/train/train_loop.h"
+#include "worker/trainer/action.h"
 #include "worker/trainer/checkpointing.h"
+#include "worker/trainer/preparation.h"
 #include "worker/trainer/progress.h"
 #include "worker/trainer/spec_translation.h"
 
@@ -27,25 +31,6 @@ constexpr absl::Duration kMeetingTimeout = absl::Minutes(30);
 // Of one call: the slowest rank may take so much longer than the others.
 constexpr std::chrono::minutes kCallTimeout(30);
 constexpr std::chrono::seconds kConnectTry(1);
-
-// Takes a Status into the world of exceptions: a refusal or damage that stays is std::invalid_argument.
-void OrThrow(const absl::Status& status) {
-  if (status.ok()) return;
-  const std::string text(status.message());
-  if (absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status))
-    throw std::invalid_argument(text);
-  throw std::runtime_error(text);
-}
-
-at::Device PrepareDevice(const v1::GetAssignmentResponse& assignment) {
-  at::globalContext().setFlushDenormal(true);
-  if (assignment.device() == "cuda") {
-    model::LoadCudaLibraries();
-    return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(assignment.device_index()));
-  }
-  at::set_num_threads(std::max(1, assignment.threads()));
-  return at::kCPU;
-}
 
 // Connects to rank 0's store, which may die before it answers.
 std::shared_ptr<model::Rendezvous> Connect(const std::string& address, const StopRequest& interruption) {
@@ -89,45 +74,6 @@ std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignm
   return collective;
 }
 
-// Opens the arrays of a tensor task, in the model's terms.
-model::TensorData OpenTensors(const std::string& field, const std::string& path) {
-  auto file = SafetensorsFile::Open(path);
-  if (!file.ok())
-    throw std::invalid_argument(absl::StrCat(field, " '", path, "': ", std::string(file.status().message())));
-  const std::shared_ptr<SafetensorsFile> shared = std::move(*file);
-  model::TensorData data;
-  data.path = path;
-  data.owner = shared;
-  const std::pair<const char*, std::optional<model::ArrayView>*> wanted[] = {
-      {"inputs", &data.inputs}, {"targets", &data.targets}, {"lengths", &data.lengths}};
-  for (const auto& [name, view] : wanted) {
-    const absl::StatusOr<TensorView> found = shared->Find(name);
-    if (found.ok()) *view = model::ArrayView{found->dtype, found->shape, found->data.data()};
-  }
-  return data;
-}
-
-std::unique_ptr<model::Task> OpenTask(const v1::JobSpec& spec, const std::string& vocabulary) {
-  model::TaskConfig config = ToTaskConfig(spec);
-  config.vocabulary = vocabulary;
-  if (config.kind == model::TaskKind::kTensor) {
-    config.tensors = OpenTensors("task.path", config.path);
-    if (!config.eval_path.empty()) config.eval_tensors = OpenTensors("eval.path", config.eval_path);
-  }
-  return model::MakeTask(config);
-}
-
-std::optional<Restored> Restore(const v1::GetAssignmentResponse& assignment) {
-  if (assignment.resume_dir().empty()) return std::nullopt;
-  absl::StatusOr<Restored> restored = ReadCheckpoint(assignment.resume_dir());
-  // Damage is not std::invalid_argument: the next attempt may get another checkpoint.
-  if (!restored.ok())
-    throw std::runtime_error(
-        absl::StrCat("cannot go on from the checkpoint: ", std::string(restored.status().message())));
-  log::Info(absl::StrCat("going on from step ", restored->state.step, ", ", assignment.resume_dir()));
-  return *std::move(restored);
-}
-
 // Lets a stop request interrupt the training for as long as it lives.
 class Interruption {
  public:
@@ -152,7 +98,7 @@ class Interruption {
 // Everything of one job in this process. Members go in the opposite order.
 struct Replica::Parts {
   std::string job;
-  std::string spec;  // serialised
+  v1::JobSpec spec;  // the settings of task, engine and loop
   at::Device device = at::kCPU;
   std::optional<Restored> restored;  // until the loop has taken it
   std::unique_ptr<model::Task> task;
@@ -173,7 +119,7 @@ void Replica::Build(const v1::GetAssignmentResponse& assignment) {
   pulse_.SetHoldsState(false);
   auto parts = std::make_unique<Parts>();
   parts->job = mine.id().job();
-  parts->spec = mine.spec().SerializeAsString();
+  parts->spec = mine.spec();
   parts->device = device;
   parts->restored = Restore(assignment);
   parts->task = OpenTask(mine.spec(), parts->restored ? parts->restored->vocabulary : "");
@@ -191,15 +137,20 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
   const v1::TrainerAssignment& mine = assignment.assignment();
   const int rank = mine.id().rank();
   pulse_.Enter(v1::TRAINER_ACTIVITY_PREPARE);
+  if (!spec::IsTraining(mine.spec())) {
+    parts_.reset();
+    pulse_.SetHoldsState(false);
+    return RunAction(assignment, with, pulse_);
+  }
   const bool held = mine.from_memory() && parts_ != nullptr && parts_->loop != nullptr && parts_->loop->holds_state() &&
-                    parts_->job == mine.id().job() && parts_->spec == mine.spec().SerializeAsString();
+                    parts_->job == mine.id().job();
   if (!held) Build(assignment);
   const c10::DeviceGuard guard(parts_->device);
   pulse_.Enter(v1::TRAINER_ACTIVITY_MEET);
   const std::unique_ptr<model::Collective> collective = Meet(assignment, parts_->device, with.agent, with.interruption);
 
   if (rank == 0 && parts_->checkpoints == nullptr) parts_->checkpoints = std::make_unique<CheckpointWorker>();
-  const model::TrainConfig train = ToTrainConfig(mine.spec());
+  const model::TrainConfig train = ToTrainConfig(parts_->spec);
   // It may be told after this run has ended, when nobody here is to be stopped by the answer any more.
   const auto teller = std::make_shared<AgentClient>(with.stub, mine.id(), [](const std::string&) {});
   Progress progress({.rank = rank,
@@ -208,7 +159,7 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
                      .skipped_before = parts_->restored ? parts_->restored->state.skipped_steps : 0,
                      .varying_length = !train.curriculum.lengths.empty(),
                      .checkpoint = {assignment.checkpoint_dir(), mine.id(), mine.spec(), mine.world_size(),
-                                    parts_->task->vocabulary()},
+                                    parts_->task->vocabulary(), parts_->task->shape()},
                      .publish = [teller](const v1::Checkpoint& written) { return teller->PublishCheckpoint(written); }},
                     with.reporter, pulse_, rank == 0 ? parts_->checkpoints.get() : nullptr);
   if (held) {
@@ -216,18 +167,70 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
   } else {
     parts_->loop = std::make_unique<model::TrainLoop>(
         train, model::TrainLoop::Parts{*parts_->task, *parts_->engine, *parts_->parameters, *collective, progress});
-    if (parts_->restored) parts_->loop->Restore(parts_->restored->state, parts_->restored->optimizer);
+    if (parts_->restored && !parts_->restored->parameters_only)
+      parts_->loop->Restore(parts_->restored->state, parts_->restored->optimizer);
     if (mine.from_memory()) parts_->loop->TakeStateFromPeers();
     parts_->restored.reset();
   }
   progress.Attach(*parts_->parameters, *parts_->loop);
   if (rank == 0 && !mine.from_memory()) parts_->loop->ReserveForFreeze();
 
-  const Interruption interruption(with.interruption, *parts_->loop, *collective);
-  const std::string reason = parts_->loop->Run();
+  const std::string reason = TrainPieces(mine, *collective, progress, with.interruption);
   progress.Flush();
   if (rank == 0 && !reason.empty()) OrThrow(parts_->checkpoints->Finish());
   return reason;
+}
+
+// Trains with the settings that each step is to be trained with: those of the assignment, but for steps before a change
+// of them. All ranks take the same steps with the same settings, for they agree on where they go on from.
+std::string Replica::TrainPieces(const v1::TrainerAssignment& mine, model::Collective& collective, Progress& progress,
+                                 StopRequest& stop) {
+  {
+    const Interruption interruption(stop, *parts_->loop, collective);
+    parts_->loop->Agree();
+  }
+  const int64_t agreed = parts_->loop->state().step;
+  spec::SpecChanges changes = mine.changes();
+  spec::Settle(agreed, &changes);
+  std::set<int64_t> ends = {model::TrainLoop::kNoEnd};
+  for (const v1::SpecChange& change : changes) {
+    if (change.after_step() >= agreed) ends.insert(change.after_step());
+  }
+  std::string reason;
+  for (const int64_t end : ends) {
+    Configure(spec::SpecOfStep(mine.spec(), changes, end), collective, progress);
+    const Interruption interruption(stop, *parts_->loop, collective);
+    reason = parts_->loop->Train(end);
+    if (reason != model::TrainLoop::kPieceDone) break;
+  }
+  return reason;
+}
+
+void Replica::Configure(const v1::JobSpec& spec, model::Collective& collective, Progress& progress) {
+  const auto same = [&](const auto& mine, const auto& other) {
+    return mine.SerializeAsString() == other.SerializeAsString();
+  };
+  progress.SetSpec(spec);
+  const bool same_task = same(parts_->spec.task(), spec.task()), same_model = same(parts_->spec.model(), spec.model());
+  if (same_task && same_model && same(parts_->spec.train(), spec.train()) && same(parts_->spec.eval(), spec.eval()) &&
+      parts_->spec.checkpoint().every() == spec.checkpoint().every())
+    return;
+  log::Info(absl::StrCat("other settings from step ", parts_->loop->state().step, " on"));
+  std::unique_ptr<model::Task> task;
+  std::unique_ptr<model::Engine> engine;
+  if (!same_task) task = OpenTask(spec, parts_->task->vocabulary());
+  if (!same_model) engine = model::MakeEngine(ToModelConfig(spec), parts_->task->shape(), *parts_->parameters);
+  auto loop = std::make_unique<model::TrainLoop>(
+      ToTrainConfig(spec),
+      model::TrainLoop::Parts{task ? *task : *parts_->task, engine ? *engine : *parts_->engine, *parts_->parameters,
+                              collective, progress},
+      *parts_->loop);
+  parts_->loop = std::move(loop);
+  if (task) parts_->task = std::move(task);
+  if (engine) parts_->engine = std::move(engine);
+  parts_->spec = spec;
+  progress.Attach(*parts_->parameters, *parts_->loop);
+  pulse_.ForgetSteps();
 }
 
 void Replica::WarmUp() {

@@ -3,8 +3,10 @@
 #include <memory>
 #include <string>
 
+#include "model/collective/collective.h"
 #include "sab/v1/trainer_service.grpc.pb.h"
 #include "worker/trainer/agent_client.h"
+#include "worker/trainer/progress.h"
 #include "worker/trainer/pulse.h"
 #include "worker/trainer/reporter.h"
 #include "worker/trainer/stop.h"
@@ -39,6 +41,9 @@ class Replica {
  private:
   struct Parts;
   void Build(const v1::GetAssignmentResponse& assignment);
+  std::string TrainPieces(const v1::TrainerAssignment& mine, model::Collective& collective, Progress& progress,
+                          StopRequest& stop);
+  void Configure(const v1::JobSpec& spec, model::Collective& collective, Progress& progress);
 
   PulseMeter& pulse_;
   std::unique_ptr<Parts> parts_;
