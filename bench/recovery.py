@@ -64,6 +64,16 @@ def ours(bin_dir, kills, seed):
     return times, phases, lost
 
 
+def kill_those_with(setting):
+    """Kills every process of ours with this setting in its environment."""
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            if setting.encode() in (process / "environ").read_bytes().split(b"\0"):
+                send(int(process.name), signal.SIGKILL)
+        except OSError:
+            continue  # it has ended, or is another user's
+
+
 def torchrun(python, kills, seed):
     """Seconds of each recovery; infinite when there was no step for long, after which it is started anew."""
     draw = random.Random(seed)
@@ -120,9 +130,7 @@ def torchrun_once(python, kills, draw, limit=120):
             if run.poll() is None:
                 os.killpg(run.pid, signal.SIGKILL)
                 run.wait()
-            # Its workers have sessions of their own and outlive it.
-            for path in pathlib.Path(folder).glob("pid-*"):
-                send(int(path.read_text()), signal.SIGKILL)
+            kill_those_with(f"SAB_BENCH_DIR={folder}")  # its workers have sessions of their own and outlive it
             log.close()
     return times
 
