@@ -200,7 +200,7 @@ int Submit(Context& context, SubmitOptions options) {
   std::string checkpoint;
   if (!options.from.empty()) {
     const auto found = FindCheckpoint(context.client(), options.from);
-    if (!found.ok()) return context.Fail(Annotate(found.status(), "--from"));
+    if (!found.ok()) return context.Fail(found.status());
     checkpoint = found->name();
     options.overrides.push_back("init_from.checkpoint=" + checkpoint);
     if (options.with_optimizer) options.overrides.push_back("init_from.optimizer=true");
