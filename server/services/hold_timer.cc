@@ -12,7 +12,8 @@ void HoldTimer::Add(absl::Duration hold, const std::weak_ptr<Call>& call) {
   bool earliest;
   {
     MutexLock lock(&mutex_);
-    earliest = due_.emplace(SystemClock().Monotonic() + hold, call) == due_.begin();
+    const auto added = due_.emplace(SystemClock().Monotonic() + hold, call);
+    earliest = added == due_.begin();
   }
   if (earliest) thread_.OnChange();
 }

