@@ -170,7 +170,7 @@ TEST(UseTest, SampleWritesTheSameTextForTheSameSeedAlsoWhenItsTrainerIsKilled) {
   EXPECT_THAT(unknown.err, HasSubstr("sample.prompt: byte 84 does not occur"));
 
   const auto start = [&] {
-    const Ran ran = cluster.Sabctl({"sample", job.name(), "--prompt", "the ", "--length", "400000", "--detach"});
+    const Ran ran = cluster.Sabctl({"sample", job.name(), "--prompt", "the ", "--length", "120000", "--detach"});
     return *ParseJobName(ran.out.substr(0, ran.out.find('\n')));
   };
   const auto result = [&](const JobId& sampling) { return DigestOf(LastOf(cluster, sampling), kSampleFile); };
