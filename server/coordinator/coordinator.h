@@ -123,7 +123,8 @@ class Coordinator {
   std::vector<v1::Worker> ListWorkers();
 
   // --- Driving. Acts on what is due; returns the time until something is due again (InfiniteDuration: nothing).
-  // `late`: how long ago it should have been called. That and the wait for a write to the store are no worker's silence.
+  // `late`: how long ago it should have been called. That and the wait for a write to the store are no worker's
+  // silence.
   absl::Duration Tick(absl::Duration late = absl::ZeroDuration());
   // Does one piece of slow work: verifies the checkpoint a job resumes from, removes files. False: there was nothing.
   bool RunBackgroundTask();

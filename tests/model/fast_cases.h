@@ -66,10 +66,12 @@ double WorstRelativeError(const ParameterSet& parameters, const at::Tensor& actu
 // An engine under test for a case, on these parameters.
 using EngineMaker = std::function<std::unique_ptr<Engine>(const FastCase&, ParameterSet&)>;
 
-// In double: a training step of the engine equals the reference's to rounding; with `passes` so do its evaluation and outputs.
+// In double: a training step of the engine equals the reference's to rounding; with `passes` so do its evaluation and
+// outputs.
 void ExpectAgreementInDouble(const FastCase& c, const EngineMaker& make, bool passes);
 
-// In fp32: distances of a training step's gradients from the reference in double, the parameters being the same numbers.
+// In fp32: distances of a training step's gradients from the reference in double, the parameters being the same
+// numbers.
 struct FloatErrors {
   double reference = 0, engine = 0;  // of the reference in fp32, and of the engine
   std::string where;                 // the parameter in which the engine is worst
