@@ -134,11 +134,12 @@ std::string Coordinator::FindReturning() {
 
 void Coordinator::BeginRecovery(JobEntry& entry, const Fault& fault) {
   const v1::Job& job = entry.record.job;
-  PendingRecovery& pending = entry.recovery.emplace();
+  PendingRecovery pending;
   pending.cause = fault.outcome;
   pending.detect = fault.age;
   pending.begun = clock_->Monotonic();
   pending.last_step = job.step();
+  entry.recovery = std::move(pending);
 }
 
 // Starts the next attempt around the processes that hold the state. Without them, or when the store cannot take it, the
@@ -184,7 +185,7 @@ void Coordinator::PassMilestones(JobEntry& entry) {
   v1::Recovery& recovery = *attempt.mutable_recovery();
   const absl::Duration now = clock_->Monotonic();
   const auto all = [&](auto passed) { return std::all_of(active.ranks.begin(), active.ranks.end(), passed); };
-  const auto pass = [&](google::protobuf::Duration* phase) {
+  const auto pass = [&](google::protobuf::Duration* phase) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     SetPhase(phase, active.milestone, now);
     active.milestone = now;
     Touch(entry);

@@ -202,8 +202,8 @@ std::vector<RankPlacement> Coordinator::FindFreeSlots(const JobEntry& entry, con
   cluster_.RemoveJob(entry.id, now);
   MarkChanged(entry.id);
   for (Placed& placed : decision.starts) {
-    const bool live = std::all_of(placed.placements.begin(), placed.placements.end(),
-                                  [&](const RankPlacement& place) { return leases_.IsLive(place.worker, now); });
+    bool live = true;
+    for (const RankPlacement& place : placed.placements) live = live && leases_.IsLive(place.worker, now);
     if (placed.job == entry.id && live) return std::move(placed.placements);
   }
   return {};
