@@ -61,6 +61,7 @@ absl::StatusOr<v1::JobSpec> SpecFor(Context& context, const v1::Checkpoint& chec
   spec.mutable_eval()->clear_final_lengths();
   spec.mutable_eval()->clear_final_sequences();
   spec.mutable_resources()->set_replicas(1);
+  spec.mutable_resources()->clear_min_replicas();
   const v1::QueueSpec queue = spec.queue();
   spec.clear_queue();
   spec.mutable_queue()->set_name(queue.name());

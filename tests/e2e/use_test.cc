@@ -114,6 +114,14 @@ TEST(UseTest, EvaluateGivesTheFiguresOfTheTrainingBitForBitAndThoseOfOtherLength
   EXPECT_EQ(cluster.Sabctl({"evaluate", job.name(), "--data", "/no/such/file"}).code, 2);
 }
 
+TEST(UseTest, WhatAJobOfARangeOfReplicasHasTrainedIsEvaluatedOnOneSlot) {
+  Cluster cluster({.workers = 2});
+  const JobId job = cluster.Submit(CopyJob(1, 10, 0), {"--set", "resources.replicas={min: 2, max: 2}"});
+  LastOf(cluster, job);
+  const Ran ran = cluster.Sabctl({"evaluate", job.name(), "--sequences", "8"});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+}
+
 // Over the network, as in the fork's test: inputs lie on the worker, outputs come back to who asked.
 TEST(UseTest, PredictWritesOutputsAndClassesOfEveryRow) {
   Cluster cluster({.workers = 1, .shared_checkpoints = false});
