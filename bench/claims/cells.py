@@ -128,7 +128,7 @@ def recipe_cells():
     for key, one_hot in (("onehot", True), ("raw", False)):
         shown, short = ("one-hot", (10, 20)) if one_hot else ("raw integer", (10, 20, 40))
         aim = ((100, 0.999), *((length, 0.995) for length in TRANSFER))
-        # The raw input is learned less cleanly: solved at 100 one of the seeds held 98 % at 2,000. It is stopped by length 400.
+        # The raw input is learned less cleanly: it is stopped by a longer length.
         goal = 100 if one_hot else 400
         yield Cell(f"recipe/{key}", "recipe", f"SAB, {shown}",
                    recipe(one_hot, final=[length for length in (100, *TRANSFER) if length != goal], lengths=short, goal=goal, vary=not one_hot),

@@ -266,6 +266,16 @@ absl::StatusOr<v1::Worker> Client::UndrainWorker(const WorkerId& worker) {
   return std::move(*response.mutable_worker());
 }
 
+absl::Status Client::ForEachPoint(v1::ListMetricsRequest request,
+                                  const std::function<void(const v1::MetricPoint&)>& use) {
+  do {
+    SAB_ASSIGN_OR_RETURN(const v1::ListMetricsResponse page, ListMetrics(request));
+    for (const v1::MetricPoint& point : page.points()) use(point);
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::ListMetricsResponse> Client::ListMetrics(const v1::ListMetricsRequest& request) {
   v1::ListMetricsResponse response;
   SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->metrics.ListMetrics(&context, request, &response); }));

@@ -60,6 +60,8 @@ class Client {
   absl::StatusOr<v1::Job> UpdateJob(const v1::UpdateJobRequest& request);
   absl::StatusOr<std::vector<v1::Queue>> ListQueues();
   absl::StatusOr<v1::ListMetricsResponse> ListMetrics(const v1::ListMetricsRequest& request);
+  // Calls `use` for every point that `request` asks for, in order, and fetches page after page.
+  absl::Status ForEachPoint(v1::ListMetricsRequest request, const std::function<void(const v1::MetricPoint&)>& use);
   absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const JobId& job);
   absl::StatusOr<v1::Checkpoint> GetCheckpoint(const CheckpointName& name);
   // Lets the coordinator read all of a stored checkpoint again. DataLoss: damaged.

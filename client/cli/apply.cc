@@ -136,12 +136,9 @@ absl::StatusOr<Figures> FetchFigures(Client& client, const std::string& job) {
   v1::ListMetricsRequest request;
   request.set_job(job);
   request.set_split("eval");
-  do {
-    SAB_ASSIGN_OR_RETURN(const v1::ListMetricsResponse page, client.ListMetrics(request));
-    for (const v1::MetricPoint& point : page.points())
-      figures[point.length()].emplace_back(point.name(), point.value());
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
+  SAB_RETURN_IF_ERROR(client.ForEachPoint(request, [&](const v1::MetricPoint& point) {
+    figures[point.length()].emplace_back(point.name(), point.value());
+  }));
   return figures;
 }
 

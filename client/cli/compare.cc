@@ -31,12 +31,9 @@ absl::StatusOr<Column> Fetch(Client& client, const std::string& name) {
   v1::ListMetricsRequest request;
   request.set_job(id.name());
   request.set_split("eval");
-  do {
-    SAB_ASSIGN_OR_RETURN(const v1::ListMetricsResponse page, client.ListMetrics(request));
-    // In order of step: what comes later is of a later evaluation.
-    for (const v1::MetricPoint& point : page.points()) column.figures[point.name()][point.length()] = point.value();
-    request.set_page_token(page.next_page_token());
-  } while (!request.page_token().empty());
+  // In order of step: what comes later is of a later evaluation.
+  SAB_RETURN_IF_ERROR(client.ForEachPoint(
+      request, [&](const v1::MetricPoint& point) { column.figures[point.name()][point.length()] = point.value(); }));
   return column;
 }
 

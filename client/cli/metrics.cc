@@ -78,13 +78,7 @@ absl::Status ForEachPoint(Context& context, const JobId& id, const MetricsOption
   request.set_job(id.name());
   request.set_split(options.split);
   request.set_metric(options.name);
-  do {
-    const auto page = context.client().ListMetrics(request);
-    if (!page.ok()) return page.status();
-    for (const v1::MetricPoint& point : page->points()) use(point);
-    request.set_page_token(page->next_page_token());
-  } while (!request.page_token().empty());
-  return absl::OkStatus();
+  return context.client().ForEachPoint(request, use);
 }
 
 int Plot(Context& context, const JobId& id, MetricsOptions options) {

@@ -39,13 +39,10 @@ Data OfLength(const v1::JobSpec& spec, const TaskShape& shape, int64_t extra_ste
 Data DataOf(const v1::JobSpec& spec) {
   using model::LossKind;
   const v1::TaskSpec& task = spec.task();
+  if (const std::optional<TaskShape> shape = ShapeOf(task)) {
+    return OfLength(spec, *shape, task.kind() == v1::TASK_KIND_COPY ? 20 : 0);
+  }
   switch (task.kind()) {
-    case v1::TASK_KIND_COPY:
-      return OfLength(spec, {task.one_hot() ? 10 : 1, 0, 10, LossKind::kCrossEntropyEveryStep}, 20);
-    case v1::TASK_KIND_ADDING:
-      return OfLength(spec, {2, 0, 1, LossKind::kMseLastStep}, 0);
-    case v1::TASK_KIND_RECALL:
-      return OfLength(spec, {17, 0, 8, LossKind::kCrossEntropyLastStep}, 0);
     case v1::TASK_KIND_TEXT:
       return {{0, 256, 256, LossKind::kCrossEntropyEveryStep},
               task.window(),

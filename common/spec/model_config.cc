@@ -80,4 +80,17 @@ model::ModelConfig ToModelConfig(const v1::JobSpec& given) {
   return to;
 }
 
+std::optional<model::TaskShape> ShapeOf(const v1::TaskSpec& task) {
+  switch (task.kind()) {
+    case v1::TASK_KIND_COPY:
+      return model::TaskShape{task.one_hot() ? 10 : 1, 0, 10, model::LossKind::kCrossEntropyEveryStep};
+    case v1::TASK_KIND_ADDING:
+      return model::TaskShape{2, 0, 1, model::LossKind::kMseLastStep};
+    case v1::TASK_KIND_RECALL:
+      return model::TaskShape{17, 0, 8, model::LossKind::kCrossEntropyLastStep};
+    default:
+      return std::nullopt;
+  }
+}
+
 }  // namespace sab::spec

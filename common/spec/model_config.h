@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "model/config.h"
 #include "sab/v1/spec.pb.h"
 
@@ -9,5 +11,8 @@ namespace sab::spec {
 // `spec` is valid. model/config.h and model/fast/footprint.h are the only headers of `model/` that `common/` includes:
 // plain types and arithmetic without torch, so the coordinator predicts what the trainer then does from one source.
 model::ModelConfig ToModelConfig(const v1::JobSpec& spec);
+
+// What a task that makes its own data gives the network; nothing for tasks whose files say it.
+std::optional<model::TaskShape> ShapeOf(const v1::TaskSpec& task);
 
 }  // namespace sab::spec

@@ -11,24 +11,6 @@
 namespace sab::spec {
 namespace {
 
-struct Sizes {
-  int64_t inputs = kUnknownSize;   // I, or V of symbols that are not embedded
-  int64_t outputs = kUnknownSize;  // O
-};
-
-Sizes SizesOf(const v1::TaskSpec& task) {
-  switch (task.kind()) {
-    case v1::TASK_KIND_COPY:
-      return {task.one_hot() ? 10 : 1, 10};
-    case v1::TASK_KIND_ADDING:
-      return {2, 1};
-    case v1::TASK_KIND_RECALL:
-      return {17, 8};
-    default:
-      return {};
-  }
-}
-
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("(",
                       absl::StrJoin(shape, ", ",
@@ -80,11 +62,12 @@ std::vector<ParameterShape> ParametersOf(const v1::JobSpec& given) {
   v1::JobSpec spec = given;
   ResolveDefaults(&spec);
   const model::ModelConfig config = ToModelConfig(spec);
-  const Sizes sizes = SizesOf(spec.task());
+  const std::optional<model::TaskShape> shape = ShapeOf(spec.task());
+  const int64_t inputs = shape ? shape->inputs : kUnknownSize, outputs = shape ? shape->outputs : kUnknownSize;
   const int64_t h = config.hidden_size;
   const bool attends = config.kind != model::Kind::kLstm;
   std::vector<ParameterShape> parameters = {
-      {"cell.weight_ih", {4 * h, config.embedding_size > 0 ? config.embedding_size : sizes.inputs}},
+      {"cell.weight_ih", {4 * h, config.embedding_size > 0 ? config.embedding_size : inputs}},
       {"cell.weight_hh", {4 * h, h}},
       {"cell.bias_ih", {4 * h}},
       {"cell.bias_hh", {4 * h}}};
@@ -96,8 +79,8 @@ std::vector<ParameterShape> ParametersOf(const v1::JobSpec& given) {
     parameters.push_back({"attention.query.weight", {h, h}});
     parameters.push_back({"attention.score.weight", {h}});
   }
-  parameters.push_back({"output.weight", {sizes.outputs, attends ? 2 * h : h}});
-  parameters.push_back({"output.bias", {sizes.outputs}});
+  parameters.push_back({"output.weight", {outputs, attends ? 2 * h : h}});
+  parameters.push_back({"output.bias", {outputs}});
   if (config.embedding_size > 0) parameters.push_back({"embedding.weight", {kUnknownSize, config.embedding_size}});
   return parameters;
 }
