@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "common/base/memory.h"
+
 namespace sab::server {
 namespace {
 
@@ -12,13 +14,12 @@ bool EndsBefore(const SlotClass::End& a, const SlotClass::End& b) {
   return a.job->view.job < b.job->view.job;
 }
 
-// Nothing but which slots are free differs.
+// Nothing but which slots are free, and what is held, differs.
 bool SameShape(const WorkerView& a, const WorkerView& b) {
   if (a.draining != b.draining || a.slots.size() != b.slots.size()) return false;
   for (size_t i = 0; i < a.slots.size(); ++i) {
-    SlotView slot = a.slots[i];
-    slot.free = b.slots[i].free;
-    if (slot != b.slots[i]) return false;
+    const SlotView &x = a.slots[i], &y = b.slots[i];
+    if (x.index != y.index || x.cuda != y.cuda || x.memory_bytes != y.memory_bytes) return false;
   }
   return true;
 }
@@ -33,6 +34,49 @@ uint64_t PrefixOf(const WorkerId& id) {
 
 bool CanTake(const WorkerView& worker, const SlotView& slot) {
   return slot.free && worker.accepts;
+}
+
+void Move(Buckets& buckets, ClusterWorker* worker, int64_t before, int64_t after) {
+  if (before == after) return;
+  if (before <= 0) {
+    buckets[after].insert(worker);
+    return;
+  }
+  auto it = buckets.find(before);
+  auto node = it->second.extract(worker);
+  if (it->second.empty()) buckets.erase(it);
+  if (after > 0) buckets[after].insert(std::move(node));
+}
+
+LaneKey LaneOf(const WaitingJob& job) {
+  const int bits = std::bit_width(static_cast<uint64_t>(job.request.memory));
+  return {job.queue, job.request.device, job.request.min_gpu_memory, bits / 2};
+}
+
+// What its CPU slots hold together.
+Room CapacityOf(const WorkerView& worker) {
+  Room room;
+  for (const SlotView& slot : worker.slots) {
+    if (!slot.cuda) room += {1, slot.memory_bytes};
+  }
+  if (room.bytes == 0) room.bytes = kNoBound;
+  return room;
+}
+
+int64_t HeldBytes(const WorkerView& worker) {
+  int64_t bytes = 0;
+  for (const SlotView& slot : worker.slots) bytes += slot.cuda || slot.free ? 0 : slot.held_bytes;
+  return bytes;
+}
+
+const SlotView* FindSlot(const WorkerView& worker, int32_t index) {
+  // Nearly always the slots are numbered from 0.
+  if (index >= 0 && static_cast<size_t>(index) < worker.slots.size() && worker.slots[index].index == index) {
+    return &worker.slots[index];
+  }
+  const auto slot = std::find_if(worker.slots.begin(), worker.slots.end(),
+                                 [&](const SlotView& candidate) { return candidate.index == index; });
+  return slot == worker.slots.end() ? nullptr : &*slot;
 }
 
 }  // namespace
@@ -126,57 +170,94 @@ double Cluster::StartShare(const ClusterQueue& queue, bool cuda, int64_t slots) 
 
 // --- Workers.
 
-SlotClass* Cluster::ClassOf(const SlotView& slot) {
-  const int64_t memory = slot.cuda ? slot.memory_bytes : 0;
-  SlotClass& slots = classes_[{slot.cuda, memory}];
+SlotClass* Cluster::ClassOf(const ClusterWorker& worker, const SlotView& slot) {
+  const int64_t memory = slot.cuda ? slot.memory_bytes : RoundDownMemory(worker.capacity.bytes);
+  const auto [it, added] = classes_.try_emplace({slot.cuda, memory});
+  SlotClass& slots = it->second;
+  if (!added) return &slots;
   slots.cuda = slot.cuda;
   slots.memory = memory;
+  for (const auto& [level, users] : levels_) {
+    if (!slots.cuda && slots.memory != kNoBound && slots.memory >= level) slots.levels.try_emplace(level);
+  }
   return &slots;
 }
 
-void Cluster::Bucket(ClusterWorker* worker, SlotClass* slots, size_t before, size_t after) {
-  if (before > 0) {
-    auto it = slots->by_free.find(static_cast<int64_t>(before));
-    it->second.erase(worker);
-    if (it->second.empty()) slots->by_free.erase(it);
+void Cluster::Bucket(ClusterWorker* worker, SlotClass* slots, const Room& before, const Room& after) {
+  Move(slots->by_free, worker, before.slots, after.slots);
+  slots->free += after.slots - before.slots;
+  for (auto& [memory, level] : slots->levels) {
+    const int64_t ranks_before = before.Ranks(memory), ranks_after = after.Ranks(memory);
+    Move(level.by_free, worker, ranks_before, ranks_after);
+    level.free += ranks_after - ranks_before;
   }
-  if (after > 0) slots->by_free[static_cast<int64_t>(after)].insert(worker);
 }
 
-std::vector<int32_t> Cluster::Take(ClusterWorker* worker, SlotClass* slots, int64_t count) {
+std::vector<int32_t> Cluster::Take(ClusterWorker* worker, SlotClass* slots, int64_t count, int64_t memory) {
   auto it = worker->free.find(slots);
   std::vector<int32_t>& free = it->second;
-  const size_t before = free.size();
+  const Room before{static_cast<int64_t>(free.size()), worker->free_bytes};
   std::vector<int32_t> taken(free.begin(), free.begin() + count);
   free.erase(free.begin(), free.begin() + count);
-  Bucket(worker, slots, before, free.size());
+  if (!slots->cuda) worker->free_bytes -= count * memory;
+  Bucket(worker, slots, before, {before.slots - count, worker->free_bytes});
   if (free.empty()) worker->free.erase(it);
-  slots->free -= count;
   return taken;
 }
 
-void Cluster::Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices) {
+void Cluster::Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices, int64_t memory) {
   if (indices.empty()) return;
-  std::vector<int32_t>& free = worker->free[slots];
-  const size_t before = free.size();
+  std::vector<int32_t> free = worker->free[slots];
   free.insert(free.end(), indices.begin(), indices.end());
   std::sort(free.begin(), free.end());
-  Bucket(worker, slots, before, free.size());
-  slots->free += static_cast<int64_t>(indices.size());
+  const auto count = static_cast<int64_t>(indices.size());
+  SetFree(worker, slots, std::move(free), worker->free_bytes + (slots->cuda ? 0 : count * memory));
+}
+
+void Cluster::SetFree(ClusterWorker* worker, SlotClass* slots, std::vector<int32_t> indices, int64_t bytes) {
+  std::vector<int32_t>& free = worker->free[slots];
+  const Room before{static_cast<int64_t>(free.size()), worker->free_bytes};
+  free = std::move(indices);
+  if (!slots->cuda) worker->free_bytes = bytes;
+  Bucket(worker, slots, before, {static_cast<int64_t>(free.size()), worker->free_bytes});
+  if (free.empty()) worker->free.erase(slots);
+}
+
+Cluster::FreeSlots Cluster::FreeOf(const ClusterWorker& worker, const WorkerView& view) {
+  FreeSlots free;
+  SlotClass* slots = nullptr;
+  for (const SlotView& slot : view.slots) {
+    if (!CanTake(view, slot)) continue;
+    if (slots == nullptr || slots->cuda != slot.cuda || slot.cuda) slots = ClassOf(worker, slot);
+    free[slots].push_back(slot.index);
+  }
+  return free;
 }
 
 void Cluster::Connect(ClusterWorker& worker) {
   worker.connected = true;
   ++connected_workers_;
+  worker.capacity = CapacityOf(worker.view);
+  worker.free_bytes = worker.capacity.bytes - HeldBytes(worker.view);
   if (worker.view.draining) return;
-  std::map<SlotClass*, std::vector<int32_t>> free;
   for (const SlotView& slot : worker.view.slots) {
-    SlotClass* slots = ClassOf(slot);
+    SlotClass* slots = ClassOf(worker, slot);
     ++slots->total;
-    if (auto tenant = worker.tenants.find(slot.index); tenant != worker.tenants.end()) Count(tenant->second, slots, 1);
-    if (CanTake(worker.view, slot)) free[slots].push_back(slot.index);
+    if (!slot.cuda) worker.cpu = slots;
   }
-  for (const auto& [slots, indices] : free) Give(&worker, slots, indices);
+  if (worker.cpu != nullptr) {
+    for (auto& [memory, level] : worker.cpu->levels) {
+      level.total += worker.capacity.Ranks(memory);
+      level.leaving += worker.capacity.Ranks(memory);
+    }
+  }
+  for (const auto& [index, job] : worker.tenants) {
+    const SlotView* slot = FindSlot(worker.view, index);
+    if (slot == nullptr) continue;
+    Count(job, ClassOf(worker, *slot), 1);
+    Hold(job, &worker, ClassOf(worker, *slot), 1);
+  }
+  for (auto& [slots, indices] : FreeOf(worker, worker.view)) SetFree(&worker, slots, indices, worker.free_bytes);
 }
 
 void Cluster::Disconnect(ClusterWorker& worker) {
@@ -184,15 +265,18 @@ void Cluster::Disconnect(ClusterWorker& worker) {
   worker.connected = false;
   --connected_workers_;
   if (worker.view.draining) return;
-  while (!worker.free.empty()) {
-    const auto& [slots, indices] = *worker.free.begin();
-    Take(&worker, slots, static_cast<int64_t>(indices.size()));
+  while (!worker.free.empty()) SetFree(&worker, worker.free.begin()->first, {}, worker.free_bytes);
+  for (const auto& [index, job] : worker.tenants) {
+    if (const SlotView* slot = FindSlot(worker.view, index)) Drop(job, &worker, ClassOf(worker, *slot));
   }
-  for (const SlotView& slot : worker.view.slots) {
-    SlotClass* slots = ClassOf(slot);
-    --slots->total;
-    if (auto tenant = worker.tenants.find(slot.index); tenant != worker.tenants.end()) Count(tenant->second, slots, -1);
+  for (const SlotView& slot : worker.view.slots) --ClassOf(worker, slot)->total;
+  if (worker.cpu != nullptr) {
+    for (auto& [memory, level] : worker.cpu->levels) {
+      level.total -= worker.capacity.Ranks(memory);
+      level.leaving -= worker.capacity.Ranks(memory);
+    }
   }
+  worker.cpu = nullptr;
 }
 
 void Cluster::PutWorker(const WorkerView& view) {
@@ -204,21 +288,23 @@ void Cluster::PutWorker(const WorkerView& view) {
     Connect(worker);
     return;
   }
-  if (!view.draining) {
-    std::map<SlotClass*, std::vector<int32_t>> given;
-    for (size_t i = 0; i < view.slots.size(); ++i) {
-      const bool before = CanTake(worker.view, worker.view.slots[i]), after = CanTake(view, view.slots[i]);
-      if (after && !before) given[ClassOf(view.slots[i])].push_back(view.slots[i].index);
-      if (!before || after) continue;
-      SlotClass* slots = ClassOf(view.slots[i]);
-      // Take has no choice of slots: all are taken and the others given back.
-      std::vector<int32_t> all = Take(&worker, slots, static_cast<int64_t>(worker.free.at(slots).size()));
-      std::erase(all, view.slots[i].index);
-      Give(&worker, slots, all);
-    }
-    for (const auto& [slots, indices] : given) Give(&worker, slots, indices);
+  const int64_t bytes = worker.capacity.bytes - HeldBytes(view);
+  bool same = bytes == worker.free_bytes;
+  for (size_t i = 0; i < view.slots.size() && same; ++i) {
+    same = CanTake(worker.view, worker.view.slots[i]) == CanTake(view, view.slots[i]);
   }
-  worker.view = view;
+  worker.view.accepts = view.accepts;
+  worker.view.slots = view.slots;
+  if (same) return;
+  if (view.draining) {
+    worker.free_bytes = bytes;
+    return;
+  }
+  FreeSlots free = FreeOf(worker, view);
+  for (const auto& [slots, indices] : worker.free) free.try_emplace(slots);
+  // Where no CPU slot is free or comes free, its memory counts from now on all the same.
+  if (worker.cpu != nullptr) free.try_emplace(worker.cpu);
+  for (auto& [slots, indices] : free) SetFree(&worker, slots, std::move(indices), bytes);
 }
 
 void Cluster::RemoveWorker(const WorkerId& id) {
@@ -241,9 +327,10 @@ void Cluster::Count(ClusterJob* job, SlotClass* slots, int64_t change) {
 }
 
 void Cluster::PutWaiting(const WaitingJob& job, absl::Duration now) {
+  UseLevel(job.request.memory);
   RemoveJob(job.job, now);
   const WaitingJob& kept = waiting_[job.job] = job;
-  Lane& lane = lanes_[{job.queue, job.request.device, job.request.min_gpu_memory}];
+  Lane& lane = lanes_[LaneOf(job)];
   lane.queue = QueueOf(job.queue);
   lane.jobs.insert(&kept);
 }
@@ -252,9 +339,10 @@ void Cluster::RemoveWaiting(const JobId& id) {
   auto it = waiting_.find(id);
   if (it == waiting_.end()) return;
   const WaitingJob& job = it->second;
-  auto lane = lanes_.find({job.queue, job.request.device, job.request.min_gpu_memory});
+  auto lane = lanes_.find(LaneOf(job));
   lane->second.jobs.erase(&job);
   if (lane->second.jobs.empty()) lanes_.erase(lane);
+  LeaveLevel(job.request.memory);
   waiting_.erase(it);
 }
 
@@ -266,16 +354,20 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   job.view = view;
   job.queue = QueueOf(view.queue);
   Settle(*job.queue, now);
+  if (view.is_short()) UseLevel(view.memory);
   ClusterWorker* worker = nullptr;
   std::map<SlotClass*, int64_t> counted;
   for (const RankPlacement& place : view.placements) {
     if (worker == nullptr || worker->view.id != place.worker) worker = &workers_[place.worker];
     worker->view.id = place.worker;
-    worker->tenants[place.slot] = &job;
+    ClusterJob* previous = std::exchange(worker->tenants[place.slot], &job);
     if (!worker->connected || worker->view.draining) continue;
-    for (const SlotView& slot : worker->view.slots) {
-      if (slot.index == place.slot) ++counted[ClassOf(slot)];
-    }
+    const SlotView* slot = FindSlot(worker->view, place.slot);
+    if (slot == nullptr) continue;
+    SlotClass* slots = slot->cuda ? ClassOf(*worker, *slot) : worker->cpu;
+    if (previous != nullptr && previous != &job) Drop(previous, worker, slots);
+    ++counted[slots];
+    Hold(&job, worker, slots, 1);
   }
   for (const auto& [class_of, count] : counted) Count(&job, class_of, count);
   const auto slots = static_cast<int64_t>(view.placements.size());
@@ -292,10 +384,14 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
   Settle(*job.queue, now);
   job.queue->in_use[job.view.cuda] -= static_cast<int64_t>(job.view.placements.size());
   while (!job.counted.empty()) Count(&job, job.counted.begin()->first, -job.counted.begin()->second);
+  while (!job.cpus.empty()) Hold(&job, job.cpus.back().first, job.cpus.back().first->cpu, -job.cpus.back().second);
+  if (job.view.is_short()) LeaveLevel(job.view.memory);
   auto worker = workers_.end();
   for (const RankPlacement& place : job.view.placements) {
     if (worker == workers_.end() || worker->first != place.worker) worker = workers_.find(place.worker);
-    worker->second.tenants.erase(place.slot);
+    if (worker == workers_.end()) continue;
+    const auto tenant = worker->second.tenants.find(place.slot);
+    if (tenant != worker->second.tenants.end() && tenant->second == &job) worker->second.tenants.erase(tenant);
     if (!worker->second.tenants.empty() || worker->second.connected) continue;
     workers_.erase(worker);
     worker = workers_.end();
@@ -311,22 +407,6 @@ void Cluster::RemoveJob(const JobId& id, absl::Duration now) {
 }
 
 // --- Looking.
-
-int64_t Cluster::Total(bool cuda, int64_t min_memory) const {
-  int64_t total = 0;
-  for (const auto& [key, slots] : classes_) {
-    if (slots.cuda == cuda && slots.memory >= min_memory) total += slots.total;
-  }
-  return total;
-}
-
-int64_t Cluster::Free(bool cuda, int64_t min_memory) const {
-  int64_t free = 0;
-  for (const auto& [key, slots] : classes_) {
-    if (slots.cuda == cuda && slots.memory >= min_memory) free += slots.free;
-  }
-  return free;
-}
 
 const WaitingJob* Cluster::FindWaiting(const JobId& id) const {
   auto it = waiting_.find(id);

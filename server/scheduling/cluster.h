@@ -24,7 +24,8 @@ struct SlotView {
   int32_t index = 0;
   bool cuda = false;
   bool free = false;
-  int64_t memory_bytes = 0;  // of the GPU; what a CPU slot has is not looked at
+  int64_t memory_bytes = 0;  // of the GPU; of a CPU slot: its part of what the worker has for all of them, 0: no bound
+  int64_t held_bytes = 0;    // of a CPU slot that is not free: what was asked for what occupies it
   friend bool operator==(const SlotView&, const SlotView&) = default;
 };
 
@@ -41,6 +42,7 @@ struct GangRequest {
   int64_t replicas = 1;
   v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
   int64_t min_gpu_memory = 0;  // bytes; GPUs with less are not taken
+  int64_t memory = 0;          // bytes of a rank on a CPU slot, of those that RoundUpMemory gives; 0: not known
   int64_t min_replicas = 0;    // the fewest; 0: `replicas`
   bool powers_of_two = false;  // numbers between that are none will not do
   // The fewest it starts with.
@@ -80,6 +82,7 @@ struct RunningJob {
   int64_t priority = 50;
   bool preemptible = false;
   bool cuda = false;                                       // the kind of its slots
+  int64_t memory = 0;                                      // as in GangRequest, of what it runs as; 0 with GPUs
   absl::Duration start;                                    // of this attempt
   absl::Duration expected_end = absl::InfiniteDuration();  // infinite: unknown
   bool stopping = false;                                   // it has been asked to leave
@@ -89,7 +92,16 @@ struct RunningJob {
   bool is_short() const { return static_cast<int64_t>(placements.size()) < request.replicas; }
 };
 
-// Slots that are worth the same: one kind of device, one size of memory.
+// The CPU slots of a worker share its memory: how much of both.
+struct Room {
+  int64_t slots = 0;
+  int64_t bytes = 0;
+  Room& operator+=(const Room& other);
+  // How many ranks of so many bytes it holds.
+  int64_t Ranks(int64_t memory) const;
+};
+
+// Slots that are worth the same: GPUs of one size of memory; CPU slots of workers with about as much memory.
 struct SlotClass;
 struct ClusterWorker;
 struct ClusterQueue;
@@ -99,6 +111,7 @@ struct ClusterJob {
   RunningJob view;
   ClusterQueue* queue = nullptr;
   std::map<SlotClass*, int64_t> counted;  // slots on workers that are connected and not draining
+  std::vector<std::pair<ClusterWorker*, int64_t>> cpus;  // the CPU slots among them, by worker
 };
 
 struct ById {
@@ -116,13 +129,32 @@ struct LeavesBefore {
   bool operator()(const ClusterJob* a, const ClusterJob* b) const;
 };
 
+// Number of free slots (above 0) -> workers.
+using Buckets = std::map<int64_t, std::set<ClusterWorker*, ById>>;
+
+// CPU slots as ranks of one size see them: a worker has as many as it has slots and memory for.
+struct Level {
+  int64_t total = 0, free = 0;
+  int64_t leaving = 0;  // not held by running jobs
+  Buckets by_free;
+};
+
+constexpr int64_t kNoBound = int64_t{1} << 60;  // bytes of a worker that does not say what it has
+
 struct SlotClass {
   bool cuda = false;
-  int64_t memory = 0;
+  int64_t memory = 0;   // of each GPU; CPU: of the whole worker, rounded down, so that it holds a rank of no more
   int64_t total = 0;    // of workers that are connected and not draining
   int64_t free = 0;     // can be given away now
   int64_t running = 0;  // held by running jobs; the rest of `total` is being given back
-  std::map<int64_t, std::set<ClusterWorker*, ById>> by_free;  // number of free slots (above 0) -> workers
+  Buckets by_free;
+  std::map<int64_t, Level> levels;  // by bytes of a rank, of CPU slots with a bound
+  // Null: slots alone count.
+  const Level* LevelOf(int64_t memory) const;
+  int64_t TotalFor(int64_t memory) const;
+  int64_t FreeFor(int64_t memory) const;
+  int64_t LeavingFor(int64_t memory) const;  // free, or being given back
+  const Buckets& BucketsFor(int64_t memory) const;
   struct End {
     absl::Duration end;
     const ClusterJob* job;
@@ -131,19 +163,28 @@ struct SlotClass {
   std::vector<End> ends;  // of running jobs, soonest first, then by id
 };
 
+// Whether the slots do for what asks for so much memory: of the GPU at least, or of each rank on CPUs.
+bool Serves(const SlotClass& slots, bool cuda, int64_t memory);
+
 struct ClusterWorker {
   WorkerView view;
   uint64_t prefix = 0;                              // of the id: ordered as its first eight characters are
   bool connected = false;                           // it was put, and not removed since
   std::map<SlotClass*, std::vector<int32_t>> free;  // ascending; never empty
   std::map<int32_t, ClusterJob*> tenants;           // running jobs by slot, connected or not
+  SlotClass* cpu = nullptr;                         // of its CPU slots, while it is connected and not draining
+  Room capacity;                                    // of all of those
+  Room held;                                        // by running jobs
+  int64_t free_bytes = 0;                           // that can be given away now
+  Room leaving() const { return {capacity.slots - held.slots, capacity.bytes - held.bytes}; }
 };
 
-// Waiting jobs that differ in nothing but size, priority and age.
+// Waiting jobs that differ in nothing but size, priority and age, and little in the memory that they ask for on CPUs.
 struct LaneKey {
   std::string queue;
   v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
   int64_t min_gpu_memory = 0;
+  int memory = 0;  // half the number of its bits: a lane spans a factor of four
   friend auto operator<=>(const LaneKey&, const LaneKey&) = default;
 };
 struct BeforeInQueue {
@@ -200,9 +241,13 @@ class Cluster {
   void PutRunning(const RunningJob& job, absl::Duration now);
   void RemoveJob(const JobId& id, absl::Duration now);
 
-  // --- Looking.
-  int64_t Total(bool cuda, int64_t min_memory = 0) const;
-  int64_t Free(bool cuda, int64_t min_memory = 0) const;
+  // --- Looking. `memory`: of the GPU at least; of each rank on CPUs, as one of the jobs here asks for.
+  int64_t Total(bool cuda, int64_t memory = 0) const;
+  int64_t Free(bool cuda, int64_t memory = 0) const;
+  // Whether memory bounds what a connected worker's CPU slots hold.
+  bool bounded() const;
+  // Of the largest worker with CPU slots, rounded down; kNoBound: one without a bound.
+  int64_t LargestMemory() const;
   int64_t connected_workers() const { return connected_workers_; }
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
@@ -219,26 +264,36 @@ class Cluster {
   using Short = std::set<const ClusterJob*, GrowsBefore>;
   const Short& short_jobs() const { return short_; }
 
-  // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class.
-  std::vector<int32_t> Take(ClusterWorker* worker, SlotClass* slots, int64_t count);
+  // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class, and so much
+  // memory for each.
+  std::vector<int32_t> Take(ClusterWorker* worker, SlotClass* slots, int64_t count, int64_t memory);
   // Gives back what Take gave.
-  void Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices);
+  void Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices, int64_t memory);
 
  private:
   ClusterQueue* QueueOf(const std::string& name);
   double Decayed(const ClusterQueue& queue, bool cuda, absl::Duration now) const;
   void Settle(ClusterQueue& queue, absl::Duration now) const;
-  SlotClass* ClassOf(const SlotView& slot);
+  using FreeSlots = std::map<SlotClass*, std::vector<int32_t>>;
+  SlotClass* ClassOf(const ClusterWorker& worker, const SlotView& slot);
+  FreeSlots FreeOf(const ClusterWorker& worker, const WorkerView& view);
+  void SetFree(ClusterWorker* worker, SlotClass* slots, std::vector<int32_t> indices, int64_t bytes);
   void Connect(ClusterWorker& worker);
   void Disconnect(ClusterWorker& worker);
-  void Bucket(ClusterWorker* worker, SlotClass* slots, size_t before, size_t after);
+  void Bucket(ClusterWorker* worker, SlotClass* slots, const Room& before, const Room& after);
   void Count(ClusterJob* job, SlotClass* slots, int64_t change);
+  void Hold(ClusterJob* job, ClusterWorker* worker, SlotClass* slots, int64_t change);
+  void Drop(ClusterJob* job, ClusterWorker* worker, SlotClass* slots);
+  void AddLevel(int64_t memory);
+  void UseLevel(int64_t memory);
+  void LeaveLevel(int64_t memory);
   void RemoveWaiting(const JobId& id);
   void RemoveRunning(const JobId& id, absl::Duration now);
 
   const Options options_;
   std::map<std::string, ClusterQueue> queues_;
   std::map<std::pair<bool, int64_t>, SlotClass> classes_;  // by (cuda, memory): ascending memory
+  std::map<int64_t, int64_t> levels_;                      // bytes of a rank -> jobs that need the level
   absl::node_hash_map<WorkerId, ClusterWorker> workers_;
   int64_t connected_workers_ = 0;
   absl::node_hash_map<JobId, WaitingJob> waiting_;

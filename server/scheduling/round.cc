@@ -12,15 +12,12 @@ constexpr size_t kMostNamed = 8;
 constexpr size_t kLeastLaneDepth = 8;
 constexpr size_t kMostReserved = 1024;
 
-bool Serves(const SlotClass& slots, bool cuda, int64_t min_memory) {
-  return slots.cuda == cuda && slots.memory >= min_memory;
-}
-
 }  // namespace
 
 Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& options)
-    : cluster_(cluster), now_(now), options_(options) {
+    : cluster_(cluster), now_(now), options_(options), bounded_(cluster->bounded()) {
   std::map<const ClusterQueue*, size_t> index;
+  any_cpu_ = ShapeOf(false, 0);
   for (const auto& [name, queue] : cluster->queues()) {
     index[&queue] = queues_.size();
     queues_.push_back({&queue, cluster->Share(queue, now), queue.in_use, {}});
@@ -32,7 +29,8 @@ Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& opti
                       .job = *lane.jobs.begin(),
                       .priority = (*lane.jobs.begin())->priority,
                       .queue = index.at(lane.queue),
-                      .shapes = {ShapeOf(false, 0), ShapeOf(true, key.min_gpu_memory)}});
+                      .shapes = {0, ShapeOf(true, key.min_gpu_memory)}});
+    lanes_.back().shapes[false] = ShapeOf(false, MemoryOf(lanes_.back().job->request, false));
   }
   lane_depth_ = std::max(kLeastLaneDepth, options.depth / std::max<size_t>(1, lanes_.size()));
   std::make_heap(heap_.begin(), heap_.end(), [this](size_t a, size_t b) { return GoesAfter(a, b); });
@@ -40,19 +38,27 @@ Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& opti
 }
 
 Round::~Round() {
-  for (auto it = taken_.rbegin(); it != taken_.rend(); ++it) cluster_->Give(it->worker, it->slots, it->indices);
+  for (auto it = taken_.rbegin(); it != taken_.rend(); ++it) cluster_->Give(it->worker, it->slots, it->indices, it->memory);
 }
 
-size_t Round::ShapeOf(bool cuda, int64_t min_memory) {
+size_t Round::ShapeOf(bool cuda, int64_t memory) {
   for (size_t i = 0; i < shapes_.size(); ++i) {
-    if (shapes_[i].cuda == cuda && shapes_[i].min_memory == min_memory) return i;
+    if (shapes_[i].cuda == cuda && shapes_[i].memory == memory) return i;
   }
   shapes_.push_back({.cuda = cuda,
-                     .min_memory = min_memory,
-                     .total = cluster_->Total(cuda, min_memory),
-                     .free = cluster_->Free(cuda, min_memory),
+                     .memory = memory,
+                     .total = cluster_->Total(cuda, memory),
+                     .free = cluster_->Free(cuda, memory),
                      .kept = {}});
   return shapes_.size() - 1;
+}
+
+const Round::Shape& Round::TurnOf(const Shape& shape) const {
+  return shape.cuda || !cpu_turn_.has_value() ? shape : shapes_[*cpu_turn_];
+}
+
+int64_t Round::MemoryOf(const GangRequest& request, bool cuda) const {
+  return cuda ? request.min_gpu_memory : bounded_ ? request.memory : 0;
 }
 
 bool Round::WantsCuda(const GangRequest& request) const {
@@ -77,8 +83,9 @@ bool Round::IsHopeless(const ActiveLane& lane) const {
   const v1::DeviceKind device = lane.job->request.device;
   for (const bool cuda : {false, true}) {
     if (device == (cuda ? v1::DEVICE_KIND_CPU : v1::DEVICE_KIND_CUDA)) continue;
-    const Shape& shape = shapes_[lane.shapes[cuda]];
-    const bool full = shape.kept.job != nullptr && shape.free == 0;
+    // Behind a job there may be others that need less memory.
+    const Shape& shape = shapes_[cuda ? lane.shapes[true] : any_cpu_];
+    const bool full = TurnOf(shape).kept.job != nullptr && shape.free == 0;
     if (shape.total > 0 && !full && queues_[lane.queue].blocked[cuda] == nullptr) return false;
   }
   return lane.looked_at > kLeastLaneDepth;
@@ -97,6 +104,7 @@ const WaitingJob* Round::Step() {
   } else {
     lane.job = *lane.next;
     lane.priority = lane.job->priority;
+    if (bounded_) lane.shapes[false] = ShapeOf(false, MemoryOf(lane.job->request, false));
     std::push_heap(heap_.begin(), heap_.end(), after);
   }
   // A start has changed its queue's share.
@@ -112,16 +120,21 @@ bool Round::Consider(const ActiveLane& lane) {
   const bool cuda = job.request.device == v1::DEVICE_KIND_AUTO ? gpus.total > 0 && gpus.total >= need
                                                                : job.request.device == v1::DEVICE_KIND_CUDA;
   Shape& shape = cuda ? gpus : shapes_[lane.shapes[false]];
-  Wait wait{.job = &job, .cuda = cuda, .free = shape.free, .total = shape.total};
+  Wait wait{.job = &job, .cuda = cuda, .free = shape.free, .total = shape.total, .memory = shape.memory};
   if (shape.total < need) {
     wait.kind = cluster_->connected_workers() == 0 ? WaitKind::kNoWorker : WaitKind::kTooLarge;
+    if (!cuda && shape.memory > 0 && cluster_->Total(false) >= need) wait.largest_memory = cluster_->LargestMemory();
   } else if (PassesQuota(queue, &wait)) {
     std::vector<Piece> plan;
     const Reservation* kept = nullptr;
     // With as many ranks as there is room for; with fewer where that many would be in somebody's way.
     for (int64_t count = MostNow(job, queue, shape); count > 0;) {
       plan = Plan(shape, count);
-      kept = InTheWay(job, shape, plan);
+      kept = IsClosed(job, shape) ? &TurnOf(shape).kept : InTheWay(job, shape, plan);
+      if (kept != nullptr && kept->memory > 0 && !shape.cuda) {
+        plan = PlanAround(shape, count);
+        if (!plan.empty()) kept = InTheWay(job, shape, plan);
+      }
       if (kept == nullptr || count == need) break;
       count = job.request.MostOf(std::max(need, count / 2));
     }
@@ -129,10 +142,11 @@ bool Round::Consider(const ActiveLane& lane) {
       Start(job, queue, shape, plan);
       return true;
     }
-    if (shape.kept.job != nullptr) kept = &shape.kept;
+    const Reservation& turn = TurnOf(shape).kept;
+    if (turn.job != nullptr) kept = &turn;
     wait.kind = WaitKind::kBehind;
     if (kept != nullptr) wait.behind = kept->job;
-    if (shape.kept.job == nullptr) Reserve(queue, shape, &wait);
+    if (turn.job == nullptr) Reserve(queue, shape, &wait);
   }
   decision_.waits.push_back(wait);
   return wait.kind == WaitKind::kTooLarge || wait.kind == WaitKind::kNoWorker || wait.kind == WaitKind::kAboveQuota;
@@ -168,15 +182,17 @@ bool Round::PassesQuota(ActiveQueue& queue, Wait* wait) {
 std::vector<Round::Piece> Round::Plan(const Shape& shape, int64_t need) {
   std::vector<Piece> plan;
   for (auto& [key, slots] : cluster_->classes()) {
-    if (!Serves(slots, shape.cuda, shape.min_memory)) continue;
-    if (auto bucket = slots.by_free.lower_bound(need); bucket != slots.by_free.end()) {
+    if (!Serves(slots, shape.cuda, shape.memory)) continue;
+    const Buckets& buckets = slots.BucketsFor(shape.memory);
+    if (auto bucket = buckets.lower_bound(need); bucket != buckets.end()) {
       plan.push_back({*bucket->second.begin(), &slots, need});
       return plan;
     }
   }
   for (auto& [key, slots] : cluster_->classes()) {
-    if (!Serves(slots, shape.cuda, shape.min_memory)) continue;
-    for (auto bucket = slots.by_free.rbegin(); bucket != slots.by_free.rend() && need > 0; ++bucket) {
+    if (!Serves(slots, shape.cuda, shape.memory)) continue;
+    const Buckets& buckets = slots.BucketsFor(shape.memory);
+    for (auto bucket = buckets.rbegin(); bucket != buckets.rend() && need > 0; ++bucket) {
       for (auto worker = bucket->second.begin(); worker != bucket->second.end() && need > 0; ++worker) {
         const int64_t count = std::min(need, bucket->first);
         plan.push_back({*worker, &slots, count});
@@ -187,17 +203,24 @@ std::vector<Round::Piece> Round::Plan(const Shape& shape, int64_t need) {
   return plan;
 }
 
+// Nobody has looked whether a job before this one, that asks for less, could start where this one would.
+bool Round::IsClosed(const WaitingJob& job, const Shape& shape) const {
+  return !shape.cuda && looked_around_ > kMostLookedAround && !IsGoneBy(job, TurnOf(shape).kept);
+}
+
+// It ends before what is kept is needed.
+bool Round::IsGoneBy(const WaitingJob& job, const Reservation& kept) const {
+  return kept.at == absl::InfiniteDuration() ? job.limit <= options_.blind_backfill : now_ + job.limit <= kept.at;
+}
+
 // The reservation that the job would put off. Counts what it uses up of the others' spare slots otherwise.
 const Round::Reservation* Round::InTheWay(const WaitingJob& job, const Shape& shape, const std::vector<Piece>& plan) {
   std::vector<std::pair<Reservation*, int64_t>> used;
   for (Shape& other : shapes_) {
     Reservation& kept = other.kept;
-    if (kept.job == nullptr || other.cuda != shape.cuda) continue;
-    const bool gone_by_then =
-        kept.at == absl::InfiniteDuration() ? job.limit <= options_.blind_backfill : now_ + job.limit <= kept.at;
-    if (gone_by_then) continue;
+    if (kept.job == nullptr || other.cuda != shape.cuda || IsGoneBy(job, kept)) continue;
     int64_t count = 0;
-    for (const Piece& piece : plan) count += piece.slots->memory >= other.min_memory ? piece.count : 0;
+    for (const Piece& piece : plan) count += Harm(other, piece, shape.memory);
     if (count > kept.spare) return &kept;
     used.emplace_back(&kept, count);
   }
@@ -206,7 +229,7 @@ const Round::Reservation* Round::InTheWay(const WaitingJob& job, const Shape& sh
 }
 
 void Round::Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan) {
-  Placed placed{.job = job.job, .cuda = shape.cuda, .placements = Take(plan, now_ + job.limit)};
+  Placed placed{.job = job.job, .cuda = shape.cuda, .placements = Take(plan, shape, now_ + job.limit)};
   const auto count = static_cast<int64_t>(placed.placements.size());
   queue.in_use[shape.cuda] += count;
   // The start is charged when it is carried out; until then the order of this round must know of it.
@@ -214,15 +237,21 @@ void Round::Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape,
   decision_.starts.push_back(std::move(placed));
 }
 
-std::vector<RankPlacement> Round::Take(const std::vector<Piece>& plan, absl::Duration end) {
+std::vector<RankPlacement> Round::Take(const std::vector<Piece>& plan, const Shape& shape, absl::Duration end) {
   std::vector<RankPlacement> placements;
+  const int64_t memory = shape.cuda ? 0 : shape.memory;
   for (const Piece& piece : plan) {
-    Taken taken{piece.worker, piece.slots, cluster_->Take(piece.worker, piece.slots, piece.count), end};
+    Taken taken{piece.worker, piece.slots, cluster_->Take(piece.worker, piece.slots, piece.count, memory), end, memory};
     for (int32_t slot : taken.indices) placements.push_back({piece.worker->view.id, slot});
+    if (bounded_ && !shape.cuda) taken_on_[piece.worker].push_back(taken_.size());
+    slack_.erase(piece.worker);
     taken_.push_back(std::move(taken));
     for (Shape& other : shapes_) {
-      if (Serves(*piece.slots, other.cuda, other.min_memory)) other.free -= piece.count;
+      if (other.cuda && Serves(*piece.slots, true, other.memory)) other.free -= piece.count;
     }
+  }
+  for (Shape& other : shapes_) {
+    if (!shape.cuda && !other.cuda) other.free = cluster_->Free(false, other.memory);
   }
   return placements;
 }
@@ -233,14 +262,14 @@ void Round::Grow() {
     const auto ranks = static_cast<int64_t>(view.placements.size());
     ActiveQueue& queue = *std::find_if(queues_.begin(), queues_.end(),
                                        [&](const ActiveQueue& active) { return active.queue == job->queue; });
-    const size_t shape = ShapeOf(view.cuda, view.cuda ? view.request.min_gpu_memory : 0);
+    const size_t shape = ShapeOf(view.cuda, MemoryOf(view.request, view.cuda));
     Growth growth{.job = view.job, .ranks = ranks, .wanted = view.request.replicas, .added = {}, .reason = {}};
     growth.reason = WhyNotGrow(*job, queue, shapes_[shape]);
     if (growth.reason.empty()) {
       const std::optional<int64_t>& quota = queue.queue->config.quota[view.cuda];
       const int64_t room = quota.has_value() ? *quota - queue.in_use[view.cuda] : view.request.replicas;
       const int64_t count = view.request.MostOf(ranks + std::min(room, shapes_[shape].free)) - ranks;
-      growth.added = Take(Plan(shapes_[shape], count), view.expected_end);
+      growth.added = Take(Plan(shapes_[shape], count), shapes_[shape], view.expected_end);
       queue.in_use[view.cuda] += count;
     }
     decision_.growths.push_back(std::move(growth));
@@ -251,7 +280,9 @@ void Round::Grow() {
 std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const {
   const RunningJob& view = job.view;
   const auto ranks = static_cast<int64_t>(view.placements.size());
-  if (shape.free == 0) return "no free slot";
+  if (shape.free == 0) {
+    return cluster_->Free(view.cuda, view.cuda ? shape.memory : 0) == 0 ? "no free slot" : "no free slot with memory for it";
+  }
   for (const Wait& wait : decision_.waits) {
     const bool for_slots =
         wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kPreempting || wait.kind == WaitKind::kBehind;
@@ -273,39 +304,55 @@ std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, c
   return now_ < view.may_grow ? "grows soon" : "";
 }
 
-Round::Outlook Round::Foresee(bool cuda, int64_t min_memory, int64_t need) const {
+Round::Outlook Round::Foresee(bool cuda, int64_t memory, int64_t need) const {
+  struct Source {
+    const SlotClass* slots;
+    const SlotClass::End* next;
+    const SlotClass::End* end;
+  };
   Outlook outlook;
-  std::vector<SlotClass::End> started;  // in this round
-  std::vector<std::pair<const SlotClass::End*, const SlotClass::End*>> sources;
+  Rooms rooms(memory);
+  std::vector<Source> sources;
   for (const auto& [key, slots] : cluster_->classes()) {
-    if (!Serves(slots, cuda, min_memory)) continue;
-    outlook.leaving += slots.total - slots.running;
-    if (!slots.ends.empty()) sources.emplace_back(slots.ends.data(), slots.ends.data() + slots.ends.size());
+    if (!Serves(slots, cuda, memory)) continue;
+    outlook.leaving += slots.LeavingFor(memory);
+    if (!slots.ends.empty()) sources.push_back({&slots, slots.ends.data(), slots.ends.data() + slots.ends.size()});
   }
+  std::vector<const Taken*> started;  // in this round
   for (const Taken& taken : taken_) {
-    if (!Serves(*taken.slots, cuda, min_memory)) continue;
-    const auto count = static_cast<int64_t>(taken.indices.size());
-    outlook.leaving -= count;
-    started.push_back({taken.end, nullptr, count});
+    if (!Serves(*taken.slots, cuda, memory)) continue;
+    outlook.leaving += AddTaken(taken, -1, &rooms);
+    started.push_back(&taken);
   }
-  std::stable_sort(started.begin(), started.end(), [](const auto& a, const auto& b) { return a.end < b.end; });
-  if (!started.empty()) sources.emplace_back(started.data(), started.data() + started.size());
+  std::stable_sort(started.begin(), started.end(), [](const Taken* a, const Taken* b) { return a->end < b->end; });
+  auto starter = started.begin();
   int64_t sum = outlook.leaving;
   absl::Duration at = now_;
   while (true) {
-    auto soonest = sources.end();
-    for (auto it = sources.begin(); it != sources.end(); ++it) {
-      if (it->first != it->second && (soonest == sources.end() || it->first->end < soonest->first->end)) soonest = it;
+    Source* soonest = nullptr;
+    for (Source& source : sources) {
+      if (source.next != source.end && (soonest == nullptr || source.next->end < soonest->next->end)) soonest = &source;
     }
-    const bool none = soonest == sources.end() || soonest->first->end == absl::InfiniteDuration();
+    absl::Duration next = soonest == nullptr ? absl::InfiniteDuration() : soonest->next->end;
+    if (starter != started.end() && (soonest == nullptr || (*starter)->end < next)) {
+      soonest = nullptr;
+      next = (*starter)->end;
+    }
+    const bool none = next == absl::InfiniteDuration();
     // What ends at the same moment counts too.
-    if (sum >= need && (none || soonest->first->end > at)) break;
+    if (sum >= need && (none || next > at)) break;
     if (none) return outlook;
-    const SlotClass::End& end = *soonest->first++;
-    at = std::max(at, end.end);
-    sum += end.count;
-    if (at == now_) outlook.leaving += end.count;
-    if (end.job != nullptr && outlook.must_end.size() < kMostNamed) outlook.must_end.push_back(end.job->view.job);
+    at = std::max(at, next);
+    int64_t gain = 0;
+    if (soonest == nullptr) {
+      gain = AddTaken(**starter++, 1, &rooms);
+    } else {
+      const SlotClass::End& end = *soonest->next++;
+      gain = Gain(*soonest->slots, *end.job, end.count, 1, &rooms);
+      if (gain > 0 && outlook.must_end.size() < kMostNamed) outlook.must_end.push_back(end.job->view.job);
+    }
+    sum += gain;
+    if (at == now_) outlook.leaving += gain;
   }
   outlook.at = at;
   outlook.spare = sum - need;
@@ -315,8 +362,9 @@ Round::Outlook Round::Foresee(bool cuda, int64_t min_memory, int64_t need) const
 void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
   const WaitingJob& job = *wait->job;
   const int64_t need = job.request.least();
-  const Outlook outlook = Foresee(shape.cuda, shape.min_memory, need);
-  Reservation& kept = shape.kept = {&job, outlook.at, outlook.spare};
+  const Outlook outlook = Foresee(shape.cuda, shape.memory, need);
+  Reservation& kept = shape.kept = {&job, outlook.at, outlook.spare, shape.cuda ? 0 : shape.memory};
+  if (!shape.cuda) cpu_turn_ = static_cast<size_t>(&shape - shapes_.data());
   // Nobody of its own queue may use up the quota that it will need.
   queue.in_use[shape.cuda] += need;
   if (wait->behind == nullptr) wait->kind = WaitKind::kSlots;
@@ -335,27 +383,34 @@ void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
 // Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
 // would not do.
 std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
-  std::vector<std::pair<JobId, int64_t>> chosen;
+  Rooms rooms(shape.memory);
+  if (!shape.cuda) AddEnded(shape, &rooms);
+  // What the victim's leaving gains; with sign -1, what its staying costs.
+  const auto gain_of = [&](const ClusterJob& victim, int64_t sign) {
+    int64_t gain = 0;
+    for (const auto& [slots, number] : victim.counted) {
+      if (Serves(*slots, shape.cuda, shape.memory)) gain += Gain(*slots, victim, number, sign, &rooms);
+    }
+    return gain;
+  };
+  std::vector<const ClusterJob*> chosen;
   for (const ClusterJob* running : cluster_->victims()) {
     const RunningJob& victim = running->view;
     if (victim.priority >= job.priority || missing <= 0) break;
     if (now_ - victim.start < options_.min_run_time || leaving_.contains(victim.job)) continue;
-    int64_t count = 0;
-    for (const auto& [slots, number] : running->counted) {
-      if (Serves(*slots, shape.cuda, shape.min_memory)) count += number;
-    }
-    if (count == 0) continue;
-    chosen.emplace_back(victim.job, count);
-    missing -= count;
+    missing -= gain_of(*running, 1);
+    chosen.push_back(running);
   }
   std::vector<JobId> victims;
   if (missing > 0) return victims;
   // Those of the highest priority are spared first.
   for (auto it = chosen.rbegin(); it != chosen.rend(); ++it) {
-    if (missing + it->second <= 0) {
-      missing += it->second;
+    const int64_t cost = -gain_of(**it, -1);
+    if (missing + cost <= 0) {
+      missing += cost;
     } else {
-      victims.push_back(it->first);
+      gain_of(**it, 1);
+      victims.push_back((*it)->view.job);
     }
   }
   return victims;

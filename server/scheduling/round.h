@@ -1,10 +1,12 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "server/scheduling/scheduling.h"
 
 namespace sab::server {
@@ -34,19 +36,27 @@ class Round {
     int64_t leaving = 0;                           // free, or being given back
     std::vector<JobId> must_end;                   // who is waited for
   };
-  Outlook Foresee(bool cuda, int64_t min_memory, int64_t need) const;
+  // `memory`: of the GPU at least; CPU: of each rank.
+  Outlook Foresee(bool cuda, int64_t memory, int64_t need) const;
+  // The memory that placing the request on these slots goes by: 0 where it plays no part.
+  int64_t MemoryOf(const GangRequest& request, bool cuda) const;
+  // When running jobs end, and how many slots like those come free then; soonest first among those of one class.
+  void ForEachEnd(bool cuda, int64_t memory, const std::function<void(absl::Duration, int64_t)>& visit) const;
 
  private:
-  // Slots kept for the first job of a shape that cannot start.
+  static constexpr size_t kMostLookedAround = 2000;
+
+  // Slots kept for the first job that cannot start: of each shape of GPUs, and of all those on CPUs.
   struct Reservation {
     const WaitingJob* job = nullptr;
     absl::Duration at;
     int64_t spare = 0;
+    int64_t memory = 0;  // of each of its ranks, on CPUs that share it
   };
   // Requests that the same slots serve.
   struct Shape {
     bool cuda = false;
-    int64_t min_memory = 0;
+    int64_t memory = 0;  // of the GPU at least; CPU: of each rank
     int64_t total = 0, free = 0;
     Reservation kept;
   };
@@ -75,9 +85,27 @@ class Round {
     SlotClass* slots;
     std::vector<int32_t> indices;
     absl::Duration end;
+    int64_t memory;  // of each rank on CPU slots
   };
 
-  size_t ShapeOf(bool cuda, int64_t min_memory);
+  // What CPU workers have room for at some moment, in ranks of one size, as it changes from what the indexes say.
+  class Rooms {
+   public:
+    explicit Rooms(int64_t memory) : memory_(memory) {}
+    int64_t memory() const { return memory_; }
+    // So much more on the worker (or less): by how many ranks that changes what there is room for.
+    int64_t Add(const ClusterWorker& worker, const Room& change);
+    // The same of what the job holds on workers of the class.
+    int64_t AddJob(const ClusterJob& job, const SlotClass& slots, int64_t sign);
+
+   private:
+    int64_t memory_;
+    absl::flat_hash_map<const ClusterWorker*, Room> rooms_;
+  };
+
+  size_t ShapeOf(bool cuda, int64_t memory);
+  // The one whose reservation stands before jobs of this one that cannot start; its own, if there is none yet.
+  const Shape& TurnOf(const Shape& shape) const;
   bool GoesAfter(size_t lane, size_t other) const;
   bool IsHopeless(const ActiveLane& lane) const;
   // True when it starts or never could: it does not count for the depth.
@@ -85,10 +113,20 @@ class Round {
   bool PassesQuota(ActiveQueue& queue, Wait* wait);
   int64_t MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const;
   std::vector<Piece> Plan(const Shape& shape, int64_t need);
+  bool IsClosed(const WaitingJob& job, const Shape& shape) const;
+  bool IsGoneBy(const WaitingJob& job, const Reservation& kept) const;
   const Reservation* InTheWay(const WaitingJob& job, const Shape& shape, const std::vector<Piece>& plan);
+  // round_memory.cc
+  Room RoomAt(const ClusterWorker& worker, absl::Duration at) const;
+  int64_t Harm(const Shape& kept, const Piece& piece, int64_t memory) const;
+  const Room& SlackOf(const ClusterWorker& worker);
+  std::vector<Piece> PlanAround(const Shape& shape, int64_t need);
+  int64_t Gain(const SlotClass& slots, const ClusterJob& job, int64_t count, int64_t sign, Rooms* rooms) const;
+  int64_t AddTaken(const Taken& taken, int64_t sign, Rooms* rooms) const;
+  void AddEnded(const Shape& shape, Rooms* rooms) const;
   void Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan);
   // Takes what was planned.
-  std::vector<RankPlacement> Take(const std::vector<Piece>& plan, absl::Duration end);
+  std::vector<RankPlacement> Take(const std::vector<Piece>& plan, const Shape& shape, absl::Duration end);
   std::string WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const;
   void Reserve(ActiveQueue& queue, Shape& shape, Wait* wait);
   std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing);
@@ -98,10 +136,17 @@ class Round {
   const SchedulingOptions options_;
   std::vector<ActiveQueue> queues_;
   std::vector<Shape> shapes_;
+  size_t any_cpu_ = 0;  // into shapes_: that of all CPU slots
+  absl::flat_hash_map<const ClusterWorker*, Room> slack_;  // as SlackOf says, of this round; what changed is erased
+  std::vector<std::pair<int64_t, int64_t>> in_vain_;  // memory and ranks that PlanAround found no place for
+  size_t looked_around_ = 0;                          // workers that it has looked at
+  std::optional<size_t> cpu_turn_;  // into shapes_: the one that the CPU slots are kept for
   std::vector<ActiveLane> lanes_;
   std::vector<size_t> heap_;  // of indices into lanes_: the one that goes first on top
   size_t lane_depth_ = 0;
+  const bool bounded_;  // memory plays a part on CPU slots
   std::vector<Taken> taken_;
+  absl::flat_hash_map<const ClusterWorker*, std::vector<size_t>> taken_on_;  // of CPU slots with a bound: into taken_
   std::set<JobId> leaving_;  // victims of this round
   Decision decision_;
 };

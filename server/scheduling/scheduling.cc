@@ -12,10 +12,29 @@ namespace {
 // An expected start is worked out for jobs with at most so many before them.
 constexpr size_t kMostForecast = 1000;
 
-std::string Slots(int64_t count, bool cuda, int64_t min_memory = 0) {
-  const std::string memory =
-      cuda && min_memory > 0 ? absl::StrCat(" with at least ", min_memory >> 20, " MiB") : std::string();
-  return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots", memory);
+std::string Size(int64_t bytes) {
+  constexpr int64_t kMiB = int64_t{1} << 20, kGiB = int64_t{1} << 30;
+  if (bytes < kGiB) return absl::StrCat(bytes / kMiB, " MiB");
+  return absl::StrCat(static_cast<double>(bytes * 100 / kGiB) / 100, " GiB");
+}
+
+std::string Slots(int64_t count, bool cuda, int64_t memory = 0) {
+  std::string with;
+  if (memory > 0) with = cuda ? absl::StrCat(" with at least ", memory >> 20, " MiB") : " with " + Size(memory);
+  return absl::StrCat(count, cuda ? " cuda" : " cpu", count == 1 ? " slot" : " slots", with);
+}
+
+// What to do about a job that asks for more memory than the workers have.
+std::string LessMemory(const Wait& wait) {
+  const std::string largest = absl::StrCat("the largest worker has ", Size(wait.largest_memory));
+  if (wait.total > 0) {
+    return absl::StrCat("; the connected workers have memory for ", wait.total, " of them in all, ", largest,
+                        ": add workers, or ask for fewer resources.replicas or less memory");
+  }
+  return absl::StrCat("; ", largest,
+                      " for its CPU slots: set model.recompute to on, make train.batch_size or the sequences smaller, "
+                      "ask for more resources.replicas, add a larger worker (sab-worker --memory), or name what it needs "
+                      "in resources.memory");
 }
 
 // Free slots over time, as far as it is known.
@@ -64,28 +83,30 @@ class Profile {
 };
 
 // When the last of `order` starts if every job gets its slots in that order, or earlier where it delays none before it.
-absl::Duration Forecast(const Cluster& cluster, const Round& round, const std::vector<const WaitingJob*>& order,
+absl::Duration Forecast(const Round& round, const std::vector<const WaitingJob*>& order,
                         absl::Duration now, std::string* unknown) {
   const GangRequest& request = order.back()->request;
   const bool cuda = round.WantsCuda(request);
-  const int64_t min_memory = cuda ? request.min_gpu_memory : 0;
-  Profile profile(now, round.Foresee(cuda, min_memory, 0).leaving);
-  for (const auto& [key, slots] : cluster.classes()) {
-    if (slots.cuda != cuda || slots.memory < min_memory) continue;
-    for (const SlotClass::End& end : slots.ends) {
-      if (end.end > now) profile.Add(end.end, end.count);
-    }
-  }
+  const int64_t memory = round.MemoryOf(request, cuda);
+  Profile profile(now, round.Foresee(cuda, memory, 0).leaving);
+  round.ForEachEnd(cuda, memory, [&](absl::Duration end, int64_t count) {
+    if (end > now) profile.Add(end, count);
+  });
+  // In slots like those that the last one asks for.
+  const auto need_of = [&](const WaitingJob& job) {
+    const int64_t other = round.MemoryOf(job.request, cuda), count = job.request.least();
+    return cuda || memory == 0 ? count : std::max(count, (count * other + memory - 1) / memory);
+  };
   absl::Duration start = absl::InfiniteDuration();
   for (const WaitingJob* job : order) {
     if (round.WantsCuda(job->request) != cuda) continue;
-    start = profile.Earliest(job->request.least(), job->limit);
+    start = profile.Earliest(need_of(*job), job->limit);
     if (start == absl::InfiniteDuration()) {
       *unknown = job == order.back() ? "nobody knows when the jobs that hold the slots end: they have no time_limit"
                                      : absl::StrCat(job->job.name(), ", which goes before, has no known start");
       return start;
     }
-    profile.Use(start, job->limit, job->request.least());
+    profile.Use(start, job->limit, need_of(*job));
   }
   return start;
 }
@@ -95,12 +116,13 @@ absl::Duration Forecast(const Cluster& cluster, const Round& round, const std::v
 std::string Describe(const Wait& wait) {
   const GangRequest& request = wait.job->request;
   const std::string needs = absl::StrCat(request.least() < request.replicas ? "needs at least " : "needs ",
-                                         Slots(request.least(), wait.cuda, request.min_gpu_memory));
+                                         Slots(request.least(), wait.cuda, wait.memory));
   const std::string of_quota = absl::StrCat("queue ", wait.job->queue, " may use ", Slots(wait.quota, wait.cuda));
   switch (wait.kind) {
     case WaitKind::kNoWorker:
       return absl::StrCat(needs, "; no worker is connected: start sab-worker");
     case WaitKind::kTooLarge:
+      if (wait.largest_memory > 0) return needs + LessMemory(wait);
       return absl::StrCat(needs, "; the connected workers have ", wait.total,
                           " in all: add workers or ask for fewer resources.replicas",
                           wait.cuda && request.device == v1::DEVICE_KIND_CUDA ? " or resources.device auto" : "");
@@ -113,7 +135,8 @@ std::string Describe(const Wait& wait) {
                           wait.job->queue);
     case WaitKind::kSlots:
     case WaitKind::kPreempting:
-      return absl::StrCat("waits for ", Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda),
+      return absl::StrCat("waits for ",
+                          Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda, wait.cuda ? 0 : wait.memory),
                           " more: needs ", request.least(), ", ", wait.free, " of ", wait.total, " are free",
                           wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
     case WaitKind::kBehind:
@@ -155,12 +178,12 @@ Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, cons
   } else if (order.size() > kMostForecast) {
     answer.unknown = absl::StrCat("more than ", kMostForecast, " jobs go before it");
   } else {
-    answer.expected_start = Forecast(*cluster, fresh, order, now, &answer.unknown);
+    answer.expected_start = Forecast(fresh, order, now, &answer.unknown);
   }
   if (kind == WaitKind::kSlots || kind == WaitKind::kPreempting || kind == WaitKind::kBehind) {
     const GangRequest& request = order.back()->request;
     answer.must_end =
-        fresh.Foresee(answer.wait.cuda, answer.wait.cuda ? request.min_gpu_memory : 0, request.least()).must_end;
+        fresh.Foresee(answer.wait.cuda, fresh.MemoryOf(request, answer.wait.cuda), request.least()).must_end;
   }
   return answer;
 }

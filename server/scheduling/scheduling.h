@@ -25,7 +25,7 @@ struct SchedulingOptions {
 // Why a job does not start now.
 enum class WaitKind {
   kNoWorker,     // nobody is connected
-  kTooLarge,     // more slots than the connected workers have
+  kTooLarge,     // more slots, or slots with more memory, than the connected workers have
   kAboveQuota,   // more slots than its queue may ever use
   kQuota,        // its queue uses what it may
   kBehindQuota,  // `behind`, of the same queue, waits for the quota
@@ -40,6 +40,8 @@ struct Wait {
   WaitKind kind = WaitKind::kSlots;
   bool cuda = false;            // the kind of slots it waits for
   int64_t free = 0, total = 0;  // of those that it may use
+  int64_t memory = 0;           // of each: of the GPU at least; 0: any
+  int64_t largest_memory = 0;   // kTooLarge for its memory, not for its number: of the largest worker's CPU slots
   int64_t quota = 0, in_use = 0;
   const WaitingJob* behind = nullptr;
 };

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <queue>
 #include <random>
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/memory.h"
 
 namespace sab::testing_util {
 namespace {
@@ -40,7 +42,8 @@ struct SimJob {
 
 struct SimWorker {
   server::WorkerView view;
-  std::vector<int> owner;  // by slot: a job, kNobody or kReleasing
+  std::vector<int> owner;     // by slot: a job, kNobody or kReleasing
+  std::vector<int64_t> held;  // by slot: bytes of the machine's memory, until it is free again
   bool connected = true;
 };
 
@@ -107,10 +110,13 @@ class Simulation {
       SimWorker& worker = workers_[i];
       worker.view.id = WorkerId(absl::StrCat("w", i));
       const bool cuda = options_.mixed_hardware && i % 4 != 3;
+      // Of two sizes, and one worker of nine does not say.
+      const int64_t share = !options_.memory || i % 9 == 8 ? 0 : (i % 8 == 3 ? 4 : 6) * kGiB;
       for (int slot = 0; slot < options_.slots_per_worker; ++slot) {
-        worker.view.slots.push_back({slot, cuda, true, cuda ? (i % 4 == 0 ? 80 : 24) * kGiB : 0});
+        worker.view.slots.push_back({slot, cuda, true, cuda ? (i % 4 == 0 ? 80 : 24) * kGiB : share});
       }
       worker.owner.assign(options_.slots_per_worker, kNobody);
+      worker.held.assign(options_.slots_per_worker, 0);
       by_id_[worker.view.id] = i;
       cluster_.PutWorker(worker.view);
     }
@@ -139,11 +145,13 @@ class Simulation {
       }
       const int64_t slots = int64_t{options_.workers} * options_.slots_per_worker;
       request.replicas = DrawReplicas(std::max<int64_t>(1, slots / (options_.mixed_hardware ? 8 : 2)));
+      if (options_.memory && request.device != v1::DEVICE_KIND_CUDA) request.memory = DrawMemory();
       if (!options_.one_priority) {
         job.spec.priority = Draw(0, 4) * 20;
         job.spec.queue = queues_[Draw(0, static_cast<int64_t>(queues_.size()) - 1)].name;
         if (job.spec.queue == "bounded") request.replicas = std::min(request.replicas, *queues_.back().quota[0]);
       }
+      request.replicas = std::min(request.replicas, MostRanks(request.memory));
       if (options_.elastic_percent > 0 && Chance(options_.elastic_percent)) MakeElastic(request);
       job.preemptible = job.spec.priority < 25;
       if (Chance(60)) job.spec.limit = job.left * Draw(10, 30) / 10;
@@ -151,6 +159,28 @@ class Simulation {
       job.estimate = static_cast<double>(Draw(7, 14)) / 10;
       Push(Event{.at = options_.arrivals * i / options_.jobs, .kind = Event::kArrive, .subject = i});
     }
+  }
+
+  // Most jobs are content with their slot's part of the smaller worker, a few need nearly all of it.
+  int64_t DrawMemory() {
+    constexpr int64_t kMiB = int64_t{1} << 20;
+    constexpr int64_t kSizes[] = {0, 256, 512, 768, 1024, 1536, 2048, 2048, 3072, 4096, 6144, 8192, 12288, 16384};
+    return std::min(kSizes[Draw(0, std::size(kSizes) - 1)], int64_t{4096} * options_.slots_per_worker) * kMiB;
+  }
+
+  // How many ranks of so many bytes all CPU workers hold, so that no job waits for ever.
+  int64_t MostRanks(int64_t memory) {
+    if (memory == 0) return std::numeric_limits<int64_t>::max();
+    int64_t ranks = 0;
+    for (const SimWorker& worker : workers_) {
+      int64_t bytes = 0, slots = 0;
+      for (const server::SlotView& slot : worker.view.slots) {
+        slots += !slot.cuda;
+        bytes += slot.cuda ? 0 : slot.memory_bytes;
+      }
+      ranks += bytes == 0 ? slots : std::min(slots, bytes / memory);
+    }
+    return ranks;
   }
 
   void MakeElastic(server::GangRequest& request) {
@@ -235,6 +265,7 @@ class Simulation {
       SimWorker& worker = workers_[by_id_.at(place.worker)];
       if (worker.owner[place.slot] != kReleasing) continue;
       worker.owner[place.slot] = kNobody;
+      worker.held[place.slot] = 0;
       changed.insert(by_id_.at(place.worker));
     }
     Tell(changed);
@@ -252,6 +283,7 @@ class Simulation {
       if (owner >= 0 && !Shrink(jobs_[owner], worker.view.id)) Leave(jobs_[owner], /*finished=*/false);
     }
     std::fill(worker.owner.begin(), worker.owner.end(), kNobody);
+    std::fill(worker.held.begin(), worker.held.end(), 0);
     Push(Event{.at = now_ + kOutage, .kind = Event::kReturn, .subject = index});
   }
 
@@ -293,7 +325,10 @@ class Simulation {
   void Tell(const std::set<int>& changed) {
     for (int index : changed) {
       SimWorker& worker = workers_[index];
-      for (server::SlotView& slot : worker.view.slots) slot.free = worker.owner[slot.index] == kNobody;
+      for (server::SlotView& slot : worker.view.slots) {
+        slot.free = worker.owner[slot.index] == kNobody;
+        slot.held_bytes = worker.held[slot.index];
+      }
     }
     Timed([&] {
       for (int index : changed) {
@@ -376,6 +411,8 @@ class Simulation {
         Violate(absl::StrCat(job.spec.job.name(), " is placed on a slot of the wrong kind"));
       }
       worker.owner[place.slot] = by_job_.at(job.spec.job);
+      worker.held[place.slot] = job.cuda ? 0 : job.spec.request.memory;
+      if (options_.check) CheckMemory(job, worker);
       changed.insert(index);
     }
     Tell(changed);
@@ -387,6 +424,7 @@ class Simulation {
                                .priority = job.spec.priority,
                                .preemptible = job.preemptible,
                                .cuda = job.cuda,
+                               .memory = job.cuda ? 0 : job.spec.request.memory,
                                .start = job.since,
                                .stopping = job.stopping,
                                .placements = job.placements,
@@ -423,6 +461,15 @@ class Simulation {
     }
   }
 
+  void CheckMemory(const SimJob& job, const SimWorker& worker) {
+    int64_t has = 0, asked = 0;
+    for (const server::SlotView& slot : worker.view.slots) has += slot.cuda ? 0 : slot.memory_bytes;
+    for (const int64_t bytes : worker.held) asked += bytes;
+    if (has > 0 && asked > has) {
+      Violate(absl::StrCat(job.spec.job.name(), " gets memory that ", worker.view.id.name(), " does not have"));
+    }
+  }
+
   void CheckQuota(const SimJob& job) {
     const int64_t used = in_use_[{job.spec.queue, job.cuda}];
     for (const server::QueueConfig& queue : queues_) {
@@ -443,7 +490,8 @@ class Simulation {
                            passed.priority > job.priority && passed.queue != "bounded" &&
                            passed.request.least() <= static_cast<int64_t>(placed.placements.size()) &&
                            passed.limit <= job.limit && passed.request.device == job.request.device &&
-                           passed.request.min_gpu_memory <= job.request.min_gpu_memory;
+                           passed.request.min_gpu_memory <= job.request.min_gpu_memory &&
+                           passed.request.memory <= job.request.memory;
         if (could) Violate(absl::StrCat(job.job.name(), " starts before ", passed.job.name(), " of higher priority"));
       }
     }
@@ -465,7 +513,7 @@ class Simulation {
         const bool waits = other.state == State::kWaiting && !started.contains(other.spec.job) &&
                            other.spec.queue != "bounded" &&
                            request.device == (job.cuda ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU) &&
-                           request.least() <= cluster_.Total(job.cuda, job.cuda ? request.min_gpu_memory : 0);
+                           request.least() <= cluster_.Total(job.cuda, job.cuda ? request.min_gpu_memory : request.memory);
         if (waits) Violate(absl::StrCat(growth.job.name(), " grows while ", other.spec.job.name(), " waits"));
       }
     }

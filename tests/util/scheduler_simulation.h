@@ -24,6 +24,7 @@ struct SimulationOptions {
   bool one_priority = false;                       // and one queue
   bool mixed_hardware = true;                      // CPU workers and GPUs of two sizes
   int elastic_percent = 30;                        // of the jobs are content with fewer ranks than they ask for
+  bool memory = true;                              // CPU slots share their worker's memory
   bool check = true;                               // invariants, which costs time
   // Wall time in seconds, for the latencies; absent: they are not measured.
   std::function<double()> stopwatch;
