@@ -170,6 +170,20 @@ double Cluster::StartShare(const ClusterQueue& queue, bool cuda, int64_t slots) 
 
 // --- Workers.
 
+ClusterWorker& Cluster::WorkerOf(const WorkerId& id) {
+  const auto [it, added] = workers_.try_emplace(id);
+  if (!added) return it->second;
+  if (unused_indices_.empty()) unused_indices_.push_back(worker_indices_++);
+  it->second.index = unused_indices_.back();
+  unused_indices_.pop_back();
+  return it->second;
+}
+
+void Cluster::Forget(absl::node_hash_map<WorkerId, ClusterWorker>::iterator worker) {
+  unused_indices_.push_back(worker->second.index);
+  workers_.erase(worker);
+}
+
 SlotClass* Cluster::ClassOf(const ClusterWorker& worker, const SlotView& slot) {
   const int64_t memory = slot.cuda ? slot.memory_bytes : RoundDownMemory(worker.capacity.bytes);
   const auto [it, added] = classes_.try_emplace({slot.cuda, memory});
@@ -280,7 +294,7 @@ void Cluster::Disconnect(ClusterWorker& worker) {
 }
 
 void Cluster::PutWorker(const WorkerView& view) {
-  ClusterWorker& worker = workers_[view.id];
+  ClusterWorker& worker = WorkerOf(view.id);
   if (!worker.connected || !SameShape(worker.view, view)) {
     Disconnect(worker);
     worker.view = view;
@@ -311,7 +325,7 @@ void Cluster::RemoveWorker(const WorkerId& id) {
   auto it = workers_.find(id);
   if (it == workers_.end()) return;
   Disconnect(it->second);
-  if (it->second.tenants.empty()) workers_.erase(it);
+  if (it->second.tenants.empty()) Forget(it);
 }
 
 // --- Jobs.
@@ -358,7 +372,7 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   ClusterWorker* worker = nullptr;
   std::map<SlotClass*, int64_t> counted;
   for (const RankPlacement& place : view.placements) {
-    if (worker == nullptr || worker->view.id != place.worker) worker = &workers_[place.worker];
+    if (worker == nullptr || worker->view.id != place.worker) worker = &WorkerOf(place.worker);
     worker->view.id = place.worker;
     ClusterJob* previous = std::exchange(worker->tenants[place.slot], &job);
     if (!worker->connected || worker->view.draining) continue;
@@ -393,7 +407,7 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
     const auto tenant = worker->second.tenants.find(place.slot);
     if (tenant != worker->second.tenants.end() && tenant->second == &job) worker->second.tenants.erase(tenant);
     if (!worker->second.tenants.empty() || worker->second.connected) continue;
-    workers_.erase(worker);
+    Forget(worker);
     worker = workers_.end();
   }
   victims_.erase(&job);

@@ -168,6 +168,7 @@ bool Serves(const SlotClass& slots, bool cuda, int64_t memory);
 
 struct ClusterWorker {
   WorkerView view;
+  size_t index = 0;                                 // below Cluster::worker_indices, its own
   uint64_t prefix = 0;                              // of the id: ordered as its first eight characters are
   bool connected = false;                           // it was put, and not removed since
   std::map<SlotClass*, std::vector<int32_t>> free;  // ascending; never empty
@@ -248,6 +249,7 @@ class Cluster {
   bool bounded() const;
   // Of the largest worker with CPU slots, rounded down; kNoBound: one without a bound.
   int64_t LargestMemory() const;
+  size_t worker_indices() const { return worker_indices_; }
   int64_t connected_workers() const { return connected_workers_; }
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
@@ -271,6 +273,8 @@ class Cluster {
   void Give(ClusterWorker* worker, SlotClass* slots, const std::vector<int32_t>& indices, int64_t memory);
 
  private:
+  ClusterWorker& WorkerOf(const WorkerId& id);
+  void Forget(absl::node_hash_map<WorkerId, ClusterWorker>::iterator worker);
   ClusterQueue* QueueOf(const std::string& name);
   double Decayed(const ClusterQueue& queue, bool cuda, absl::Duration now) const;
   void Settle(ClusterQueue& queue, absl::Duration now) const;
@@ -295,6 +299,8 @@ class Cluster {
   std::map<std::pair<bool, int64_t>, SlotClass> classes_;  // by (cuda, memory): ascending memory
   std::map<int64_t, int64_t> levels_;                      // bytes of a rank -> jobs that need the level
   absl::node_hash_map<WorkerId, ClusterWorker> workers_;
+  size_t worker_indices_ = 0;
+  std::vector<size_t> unused_indices_;
   int64_t connected_workers_ = 0;
   absl::node_hash_map<JobId, WaitingJob> waiting_;
   std::map<LaneKey, Lane> lanes_;  // none is empty

@@ -1,6 +1,7 @@
 #include "server/scheduling/round.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
@@ -126,9 +127,9 @@ bool Round::Consider(const ActiveLane& lane) {
     if (!cuda && shape.memory > 0 && cluster_->Total(false) >= need) wait.largest_memory = cluster_->LargestMemory();
   } else if (PassesQuota(queue, &wait)) {
     std::vector<Piece> plan;
-    const Reservation* kept = nullptr;
+    const Reservation* kept = SurelyInTheWay(job, shape);
     // With as many ranks as there is room for; with fewer where that many would be in somebody's way.
-    for (int64_t count = MostNow(job, queue, shape); count > 0;) {
+    for (int64_t count = kept == nullptr ? MostNow(job, queue, shape) : 0; count > 0;) {
       plan = Plan(shape, count);
       kept = IsClosed(job, shape) ? &TurnOf(shape).kept : InTheWay(job, shape, plan);
       if (kept != nullptr && kept->memory > 0 && !shape.cuda) {
@@ -201,6 +202,31 @@ std::vector<Round::Piece> Round::Plan(const Shape& shape, int64_t need) {
     }
   }
   return plan;
+}
+
+// A reservation that it would put off wherever it starts, found without a plan. Null: it takes a plan to know.
+const Round::Reservation* Round::SurelyInTheWay(const WaitingJob& job, const Shape& shape) const {
+  if (shape.free < job.request.least()) return nullptr;
+  for (const Shape& other : shapes_) {
+    const Reservation& kept = other.kept;
+    if (kept.job == nullptr || other.cuda != shape.cuda || kept.spare >= job.request.least()) continue;
+    // Whether each rank counts on all slots that it could have.
+    const bool counts = shape.cuda || kept.memory == 0 || kept.at == absl::InfiniteDuration();
+    const bool in_way = counts ? SmallestFree(shape) >= other.memory
+                               : kept.spare == 0 && IsInVain(shape.memory, job.request.least());
+    if (in_way && !IsGoneBy(job, kept)) return &kept;
+  }
+  return nullptr;
+}
+
+// Memory of the smallest slots, or CPU workers, that have something free for it.
+int64_t Round::SmallestFree(const Shape& shape) const {
+  const auto& classes = cluster_->classes();
+  for (auto it = classes.lower_bound({shape.cuda, shape.memory}); it != classes.end(); ++it) {
+    if (it->second.cuda != shape.cuda) break;
+    if (it->second.FreeFor(shape.memory) > 0) return it->second.memory;
+  }
+  return std::numeric_limits<int64_t>::max();
 }
 
 // Nobody has looked whether a job before this one, that asks for less, could start where this one would.
@@ -311,7 +337,7 @@ Round::Outlook Round::Foresee(bool cuda, int64_t memory, int64_t need) const {
     const SlotClass::End* end;
   };
   Outlook outlook;
-  Rooms rooms(memory);
+  Rooms rooms(*cluster_, memory);
   std::vector<Source> sources;
   for (const auto& [key, slots] : cluster_->classes()) {
     if (!Serves(slots, cuda, memory)) continue;
@@ -383,7 +409,7 @@ void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
 // Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
 // would not do.
 std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
-  Rooms rooms(shape.memory);
+  Rooms rooms(*cluster_, shape.memory);
   if (!shape.cuda) AddEnded(shape, &rooms);
   // What the victim's leaving gains; with sign -1, what its staying costs.
   const auto gain_of = [&](const ClusterJob& victim, int64_t sign) {

@@ -91,7 +91,7 @@ class Round {
   // What CPU workers have room for at some moment, in ranks of one size, as it changes from what the indexes say.
   class Rooms {
    public:
-    explicit Rooms(int64_t memory) : memory_(memory) {}
+    Rooms(const Cluster& cluster, int64_t memory) : cluster_(cluster), memory_(memory) {}
     int64_t memory() const { return memory_; }
     // So much more on the worker (or less): by how many ranks that changes what there is room for.
     int64_t Add(const ClusterWorker& worker, const Room& change);
@@ -99,8 +99,10 @@ class Round {
     int64_t AddJob(const ClusterJob& job, const SlotClass& slots, int64_t sign);
 
    private:
+    const Cluster& cluster_;
     int64_t memory_;
-    absl::flat_hash_map<const ClusterWorker*, Room> rooms_;
+    std::vector<Room> rooms_;   // by the worker's index, of those that have changed
+    std::vector<bool> known_;
   };
 
   size_t ShapeOf(bool cuda, int64_t memory);
@@ -113,6 +115,9 @@ class Round {
   bool PassesQuota(ActiveQueue& queue, Wait* wait);
   int64_t MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const;
   std::vector<Piece> Plan(const Shape& shape, int64_t need);
+  const Reservation* SurelyInTheWay(const WaitingJob& job, const Shape& shape) const;
+  int64_t SmallestFree(const Shape& shape) const;
+  bool IsInVain(int64_t memory, int64_t need) const;
   bool IsClosed(const WaitingJob& job, const Shape& shape) const;
   bool IsGoneBy(const WaitingJob& job, const Reservation& kept) const;
   const Reservation* InTheWay(const WaitingJob& job, const Shape& shape, const std::vector<Piece>& plan);

@@ -7,7 +7,13 @@
 namespace sab::server {
 
 int64_t Round::Rooms::Add(const ClusterWorker& worker, const Room& change) {
-  Room& room = rooms_.try_emplace(&worker, worker.leaving()).first->second;
+  if (rooms_.empty()) {
+    rooms_.resize(cluster_.worker_indices());
+    known_.resize(cluster_.worker_indices());
+  }
+  Room& room = rooms_[worker.index];
+  if (!known_[worker.index]) room = worker.leaving();
+  known_[worker.index] = true;
   const int64_t before = room.Ranks(memory_);
   room += change;
   return room.Ranks(memory_) - before;
@@ -34,7 +40,7 @@ int64_t Round::AddTaken(const Taken& taken, int64_t sign, Rooms* rooms) const {
 
 void Round::ForEachEnd(bool cuda, int64_t memory,
                        const std::function<void(absl::Duration, int64_t)>& visit) const {
-  Rooms rooms(memory);
+  Rooms rooms(*cluster_, memory);
   for (const auto& [key, slots] : cluster_->classes()) {
     if (!Serves(slots, cuda, memory)) continue;
     for (const SlotClass::End& end : slots.ends) visit(end.end, Gain(slots, *end.job, end.count, 1, &rooms));
@@ -97,6 +103,12 @@ const Room& Round::SlackOf(const ClusterWorker& worker) {
   return it->second = slack;
 }
 
+// PlanAround has found no place for less: there is only less in the course of a round.
+bool Round::IsInVain(int64_t memory, int64_t need) const {
+  return std::any_of(in_vain_.begin(), in_vain_.end(),
+                     [&](const auto& tried) { return tried.first <= memory && tried.second <= need; });
+}
+
 // A plan beside the job that CPU slots are kept for, also on workers that Plan would take last. Empty: there is none, or
 // none among those that a round looks at.
 std::vector<Round::Piece> Round::PlanAround(const Shape& shape, int64_t need) {
@@ -106,10 +118,7 @@ std::vector<Round::Piece> Round::PlanAround(const Shape& shape, int64_t need) {
     // At an unknown moment it may need any worker that could hold a rank of it.
     return kept.at != absl::InfiniteDuration() || slots.memory < kept.memory;
   };
-  // What is to spare only gets less in a round.
-  for (const auto& [memory, ranks] : in_vain_) {
-    if (memory <= shape.memory && ranks <= need) return {};
-  }
+  if (IsInVain(shape.memory, need)) return {};
   std::vector<Piece> plan;
   for (const bool whole : {true, false}) {
     int64_t left = need;
