@@ -108,6 +108,11 @@ std::string DryRunText(const v1::CreateJobResponse& response) {
   absl::StrAppend(&text, "\n# Predicted for each replica; nothing was submitted.\n");
   absl::StrAppend(&text, "# parameters  ", cost.parameters(), "\n");
   absl::StrAppend(&text, "# memory      ", FormatBytes(cost.peak_bytes()), " above the process's own\n");
+  if (cost.placed_bytes() > 0) {
+    const bool gpu = response.job().spec().resources().device() == v1::DEVICE_KIND_CUDA;
+    absl::StrAppend(&text, "# placed      on ", gpu ? "a GPU" : "a CPU slot (auto: if not on a GPU)",
+                    gpu ? " with at least " : " whose worker has left ", FormatBytes(cost.placed_bytes()), "\n");
+  }
   absl::StrAppend(&text, "# one step    ", ShortDuration(absl::Seconds(cost.seconds_per_step())), " (",
                   FormatNumber(cost.flops_per_step()), " operations)\n");
   absl::StrAppend(&text, "# all steps   ",

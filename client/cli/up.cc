@@ -106,6 +106,8 @@ class Cluster {
                                             "auto",
                                             "--threads-per-slot",
                                             absl::StrCat(std::max(1, cores / options_.workers)),
+                                            "--memory",
+                                            absl::StrCat(std::max(1, 94 / options_.workers), "%"),
                                             "--advertise",
                                             "127.0.0.1",
                                             "--metrics-listen",

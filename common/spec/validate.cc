@@ -378,6 +378,11 @@ class Checker {
     } else if (*memory > 0 && spec_.resources().device() == v1::DEVICE_KIND_CPU) {
       Add("resources.min_gpu_memory", "is for GPUs, but resources.device is cpu; remove it");
     }
+    if (const auto memory = ParseMemory(spec_.resources().memory()); !memory.ok()) {
+      Add("resources.memory", std::string(memory.status().message()));
+    } else if (*memory > 0 && spec_.resources().device() == v1::DEVICE_KIND_CUDA) {
+      Add("resources.memory", "is for CPU slots, but resources.device is cuda; use resources.min_gpu_memory");
+    }
     Queue();
   }
 

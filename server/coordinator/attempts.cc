@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/cost.h"
 #include "common/spec/update.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
@@ -54,6 +55,7 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
   v1::Attempt& attempt = *job.add_attempts();
   attempt.set_number(job.attempt_count() + 1);
   *attempt.mutable_start_time() = ToProto(now);
+  attempt.set_known_changes(job.changes_size());
   if (entry.resume.has_value()) {
     attempt.set_recovery_source(entry.resume->name());
     attempt.set_start_step(StartStep(entry, *entry.resume));
@@ -103,9 +105,10 @@ absl::Status Coordinator::Start(JobEntry& entry, const std::vector<RankPlacement
         absl::ToDoubleSeconds(std::max(absl::ZeroDuration(), now - FromProto(entry.record.job.create_time()))));
   }
   waiting_.erase(entry.id);
+  const int64_t memory = spec::PlacedCpuBytes(entry.record.job.spec());
   for (size_t rank = 0; rank < placements.size(); ++rank) {
     WorkerEntry& worker = workers_.at(placements[rank].worker);
-    worker.occupants[placements[rank].slot] = {entry.id, number, static_cast<int32_t>(rank), std::nullopt};
+    worker.occupants[placements[rank].slot] = {entry.id, number, static_cast<int32_t>(rank), std::nullopt, memory};
   }
   for (const WorkerId& host : hosts) Bump(workers_.at(host));
   entry.active = std::move(active);

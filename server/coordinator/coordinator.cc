@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/cost.h"
 #include "server/coordinator/text.h"
 
 namespace sab::server {
@@ -95,12 +96,13 @@ void Coordinator::LoadActive(JobEntry& entry) {
   const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
   ActiveAttempt& active = entry.active.emplace();
   std::set<WorkerId> hosts;
+  const int64_t memory = spec::PlacedCpuBytes(job.spec());
   for (const v1::Placement& placement : attempt.placements()) {
     const WorkerId id = *ParseWorkerName(placement.worker());
     WorkerEntry& worker = workers_[id];
     worker.id = id;
     worker.view.set_name(placement.worker());
-    worker.occupants[placement.slot()] = {entry.id, attempt.number(), placement.rank(), std::nullopt};
+    worker.occupants[placement.slot()] = {entry.id, attempt.number(), placement.rank(), std::nullopt, memory};
     // Its trainers run on: the worker gets one lease to say so.
     leases_.Renew(id, clock_->Monotonic());
     MarkChanged(id);

@@ -202,6 +202,7 @@ class Coordinator {
     // Unset: it shall run. Set: it shall not, since this desired state; the slot is its own until the worker has
     // confirmed that one.
     std::optional<int64_t> removed_at;
+    int64_t memory = 0;  // that it was placed by, on a CPU slot
   };
   struct WorkerEntry {
     WorkerId id;

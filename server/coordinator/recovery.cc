@@ -74,6 +74,7 @@ Coordinator::Continuation Coordinator::PlaceAroundSurvivors(const JobEntry& entr
         FindFreeSlots(entry, {.replicas = homeless,
                               .device = device == "cuda" ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU,
                               .min_gpu_memory = request.min_gpu_memory,
+                              .memory = device == "cuda" ? 0 : request.memory,
                               .min_replicas = elastic ? 1 : 0});
     size_t next = 0;
     for (size_t i = 0; i < homes.size() && next < found.size(); ++i) {

@@ -112,12 +112,10 @@ bool Coordinator::IsReady(JobEntry& entry) {
 
 GangRequest Coordinator::RequestOf(const v1::JobSpec& spec) {
   const v1::ResourceSpec& resources = spec.resources();
-  const std::string& wish = resources.min_gpu_memory();
-  const absl::StatusOr<int64_t> memory =
-      wish.empty() ? absl::StatusOr<int64_t>(spec::NeededGpuBytes(spec)) : spec::ParseMemory(wish);
   return {.replicas = resources.replicas(),
           .device = resources.device(),
-          .min_gpu_memory = memory.ok() ? *memory : 0,
+          .min_gpu_memory = spec::PlacedGpuBytes(spec),
+          .memory = spec::PlacedCpuBytes(spec),
           .min_replicas = resources.min_replicas(),
           // What divides a power of two, the shards.
           .powers_of_two = spec.train().deterministic()};
@@ -162,6 +160,7 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
                   .priority = job.spec().queue().priority(),
                   .preemptible = job.spec().queue().preemptible(),
                   .cuda = UsesCuda(attempt),
+                  .memory = UsesCuda(attempt) ? 0 : spec::PlacedCpuBytes(job.spec()),
                   .start = entry.started,
                   .expected_end = ExpectedEnd(entry),
                   .stopping = job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED,
@@ -177,10 +176,13 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
 WorkerView Coordinator::SlotsOf(const WorkerEntry& worker) {
   WorkerView view{.id = worker.id, .accepts = Accepts(worker), .draining = worker.view.draining(), .slots = {}};
   for (const v1::Slot& slot : worker.view.slots()) {
+    const auto occupant = worker.occupants.find(slot.index());
+    const bool free = occupant == worker.occupants.end();
     view.slots.push_back({.index = slot.index(),
                           .cuda = slot.device() == "cuda",
-                          .free = !worker.occupants.contains(slot.index()),
-                          .memory_bytes = slot.memory_bytes()});
+                          .free = free,
+                          .memory_bytes = std::max<int64_t>(0, slot.memory_bytes()),
+                          .held_bytes = free ? 0 : occupant->second.memory});
   }
   std::sort(view.slots.begin(), view.slots.end(), [](const auto& a, const auto& b) { return a.index < b.index; });
   return view;

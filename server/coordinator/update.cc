@@ -17,7 +17,10 @@ constexpr int kMostChanges = 1000;
 // How many of the job's changes, the first ones, its last attempt has known from its start on.
 int KnownChanges(const v1::Job& job) {
   if (job.attempts_size() == 0) return 0;
-  const absl::Time start = FromProto(job.attempts(job.attempts_size() - 1).start_time());
+  const v1::Attempt& attempt = job.attempts(job.attempts_size() - 1);
+  // Not by times: the wall clock may have been set between the change and the attempt.
+  if (attempt.has_known_changes()) return std::min(attempt.known_changes(), job.changes_size());
+  const absl::Time start = FromProto(attempt.start_time());
   const auto known = [&](const v1::SpecChange& change) { return FromProto(change.create_time()) <= start; };
   return static_cast<int>(std::count_if(job.changes().begin(), job.changes().end(), known));
 }

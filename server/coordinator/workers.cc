@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/cost.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
 
@@ -272,11 +273,12 @@ void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
     const auto id = ParseJobName(name);
     const auto job = id.ok() ? jobs_.find(*id) : jobs_.end();
     bool found = false;
+    const int64_t memory = job == jobs_.end() ? 0 : spec::PlacedCpuBytes(job->second.record.job.spec());
     if (job != jobs_.end() && attempt >= 1 && attempt <= job->second.record.job.attempts_size()) {
       for (const v1::Placement& placement :
            job->second.record.job.attempts(static_cast<int>(attempt) - 1).placements()) {
         if (placement.rank() != rank || placement.worker() != worker.id.name()) continue;
-        const auto [occupant, added] = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0});
+        const auto [occupant, added] = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0, memory});
         // Or its slot is already its own job's next trainer's: the agent sees to it that it is free by then.
         found = added || (occupant->second.job == *id && occupant->second.attempt > attempt);
       }

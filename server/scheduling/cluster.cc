@@ -11,7 +11,7 @@ namespace {
 
 bool EndsBefore(const SlotClass::End& a, const SlotClass::End& b) {
   if (a.end != b.end) return a.end < b.end;
-  return a.job->view.job < b.job->view.job;
+  return ById()(a.job, b.job);
 }
 
 // Nothing but which slots are free, and what is held, differs.
@@ -24,7 +24,8 @@ bool SameShape(const WorkerView& a, const WorkerView& b) {
   return true;
 }
 
-uint64_t PrefixOf(const WorkerId& id) {
+template <typename Id>
+uint64_t PrefixOf(const Id& id) {
   uint64_t prefix = 0;
   for (size_t i = 0; i < 8; ++i) {
     prefix = prefix << 8 | (i < id.value().size() ? static_cast<unsigned char>(id.value()[i]) : 0);
@@ -89,6 +90,10 @@ int64_t GangRequest::MostOf(int64_t slots) const {
 
 bool ById::operator()(const ClusterWorker* a, const ClusterWorker* b) const {
   return a->prefix != b->prefix ? a->prefix < b->prefix : a->view.id < b->view.id;
+}
+
+bool ById::operator()(const ClusterJob* a, const ClusterJob* b) const {
+  return a->prefix != b->prefix ? a->prefix < b->prefix : a->view.job < b->view.job;
 }
 
 bool BeforeInQueue::operator()(const WaitingJob* a, const WaitingJob* b) const {
@@ -192,7 +197,7 @@ SlotClass* Cluster::ClassOf(const ClusterWorker& worker, const SlotView& slot) {
   slots.cuda = slot.cuda;
   slots.memory = memory;
   for (const auto& [level, users] : levels_) {
-    if (!slots.cuda && slots.memory != kNoBound && slots.memory >= level) slots.levels.try_emplace(level);
+    if (slots.HasLevels() && slots.memory >= level) slots.levels.push_back(Level{.memory = level});
   }
   return &slots;
 }
@@ -200,8 +205,8 @@ SlotClass* Cluster::ClassOf(const ClusterWorker& worker, const SlotView& slot) {
 void Cluster::Bucket(ClusterWorker* worker, SlotClass* slots, const Room& before, const Room& after) {
   Move(slots->by_free, worker, before.slots, after.slots);
   slots->free += after.slots - before.slots;
-  for (auto& [memory, level] : slots->levels) {
-    const int64_t ranks_before = before.Ranks(memory), ranks_after = after.Ranks(memory);
+  for (Level& level : slots->levels) {
+    const int64_t ranks_before = before.Ranks(level.memory), ranks_after = after.Ranks(level.memory);
     Move(level.by_free, worker, ranks_before, ranks_after);
     level.free += ranks_after - ranks_before;
   }
@@ -260,9 +265,9 @@ void Cluster::Connect(ClusterWorker& worker) {
     if (!slot.cuda) worker.cpu = slots;
   }
   if (worker.cpu != nullptr) {
-    for (auto& [memory, level] : worker.cpu->levels) {
-      level.total += worker.capacity.Ranks(memory);
-      level.leaving += worker.capacity.Ranks(memory);
+    for (Level& level : worker.cpu->levels) {
+      level.total += worker.capacity.Ranks(level.memory);
+      level.leaving += worker.capacity.Ranks(level.memory);
     }
   }
   for (const auto& [index, job] : worker.tenants) {
@@ -285,9 +290,9 @@ void Cluster::Disconnect(ClusterWorker& worker) {
   }
   for (const SlotView& slot : worker.view.slots) --ClassOf(worker, slot)->total;
   if (worker.cpu != nullptr) {
-    for (auto& [memory, level] : worker.cpu->levels) {
-      level.total -= worker.capacity.Ranks(memory);
-      level.leaving -= worker.capacity.Ranks(memory);
+    for (Level& level : worker.cpu->levels) {
+      level.total -= worker.capacity.Ranks(level.memory);
+      level.leaving -= worker.capacity.Ranks(level.memory);
     }
   }
   worker.cpu = nullptr;
@@ -366,6 +371,7 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   RemoveJob(view.job, now);
   ClusterJob& job = running_[view.job];
   job.view = view;
+  job.prefix = PrefixOf(view.job);
   job.queue = QueueOf(view.queue);
   Settle(*job.queue, now);
   if (view.is_short()) UseLevel(view.memory);

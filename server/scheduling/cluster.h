@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <map>
@@ -96,9 +97,17 @@ struct RunningJob {
 struct Room {
   int64_t slots = 0;
   int64_t bytes = 0;
-  Room& operator+=(const Room& other);
+  Room& operator+=(const Room& other) {
+    slots += other.slots;
+    bytes += other.bytes;
+    return *this;
+  }
   // How many ranks of so many bytes it holds.
-  int64_t Ranks(int64_t memory) const;
+  int64_t Ranks(int64_t memory) const {
+    if (memory == 0 || slots <= 0) return std::max<int64_t>(0, slots);
+    // Most often the slots are fewer: no division then.
+    return slots * memory <= bytes ? slots : std::max<int64_t>(0, bytes / memory);
+  }
 };
 
 // Slots that are worth the same: GPUs of one size of memory; CPU slots of workers with about as much memory.
@@ -109,6 +118,7 @@ struct ClusterQueue;
 // A running job and where it counts.
 struct ClusterJob {
   RunningJob view;
+  uint64_t prefix = 0;  // of the id: ordered as its first eight characters are
   ClusterQueue* queue = nullptr;
   std::map<SlotClass*, int64_t> counted;  // slots on workers that are connected and not draining
   std::vector<std::pair<ClusterWorker*, int64_t>> cpus;  // the CPU slots among them, by worker
@@ -116,7 +126,7 @@ struct ClusterJob {
 
 struct ById {
   bool operator()(const ClusterWorker* a, const ClusterWorker* b) const;
-  bool operator()(const ClusterJob* a, const ClusterJob* b) const { return a->view.job < b->view.job; }
+  bool operator()(const ClusterJob* a, const ClusterJob* b) const;
 };
 
 struct GrowsBefore {
@@ -134,6 +144,7 @@ using Buckets = std::map<int64_t, std::set<ClusterWorker*, ById>>;
 
 // CPU slots as ranks of one size see them: a worker has as many as it has slots and memory for.
 struct Level {
+  int64_t memory = 0;  // bytes of a rank
   int64_t total = 0, free = 0;
   int64_t leaving = 0;  // not held by running jobs
   Buckets by_free;
@@ -148,9 +159,11 @@ struct SlotClass {
   int64_t free = 0;     // can be given away now
   int64_t running = 0;  // held by running jobs; the rest of `total` is being given back
   Buckets by_free;
-  std::map<int64_t, Level> levels;  // by bytes of a rank, of CPU slots with a bound
-  // Null: slots alone count.
-  const Level* LevelOf(int64_t memory) const;
+  std::vector<Level> levels;  // of CPU slots with a bound, ascending
+  // Null: slots alone count. Else there must be one of that size.
+  const Level* LevelOf(int64_t of) const { return cuda || of == 0 || memory == kNoBound ? nullptr : FindLevel(of); }
+  const Level* FindLevel(int64_t of) const;
+  bool HasLevels() const { return !cuda && memory != kNoBound; }
   int64_t TotalFor(int64_t memory) const;
   int64_t FreeFor(int64_t memory) const;
   int64_t LeavingFor(int64_t memory) const;  // free, or being given back
@@ -164,7 +177,9 @@ struct SlotClass {
 };
 
 // Whether the slots do for what asks for so much memory: of the GPU at least, or of each rank on CPUs.
-bool Serves(const SlotClass& slots, bool cuda, int64_t memory);
+inline bool Serves(const SlotClass& slots, bool cuda, int64_t memory) {
+  return slots.cuda == cuda && slots.memory >= memory;
+}
 
 struct ClusterWorker {
   WorkerView view;

@@ -1,5 +1,6 @@
 // The part of the cluster that knows how CPU ranks share their worker's memory.
 #include <algorithm>
+#include <cstdlib>
 
 #include "server/scheduling/cluster.h"
 
@@ -9,28 +10,19 @@ namespace {
 // Levels that no job needs are kept while there are no more than so many: the next job of that size is likely.
 constexpr size_t kMostIdleLevels = 16;
 
-bool HasLevel(const SlotClass& slots, int64_t memory) {
-  return !slots.cuda && slots.memory != kNoBound && slots.memory >= memory;
+// Where the level is, or would be.
+template <typename Levels>
+auto Place(Levels& levels, int64_t memory) {
+  return std::lower_bound(levels.begin(), levels.end(), memory,
+                          [](const Level& level, int64_t bytes) { return level.memory < bytes; });
 }
 
 }  // namespace
 
-bool Serves(const SlotClass& slots, bool cuda, int64_t memory) {
-  return slots.cuda == cuda && slots.memory >= memory;
-}
-
-Room& Room::operator+=(const Room& other) {
-  slots += other.slots;
-  bytes += other.bytes;
-  return *this;
-}
-
-int64_t Room::Ranks(int64_t memory) const {
-  return std::max<int64_t>(0, memory == 0 ? slots : std::min(slots, bytes / memory));
-}
-
-const Level* SlotClass::LevelOf(int64_t memory) const {
-  return cuda || memory == 0 || this->memory == kNoBound ? nullptr : &levels.at(memory);
+const Level* SlotClass::FindLevel(int64_t of) const {
+  const auto level = Place(levels, of);
+  if (level == levels.end() || level->memory != of) std::abort();  // no job that is known asks for so much
+  return &*level;
 }
 
 int64_t SlotClass::TotalFor(int64_t memory) const {
@@ -54,12 +46,13 @@ const Buckets& SlotClass::BucketsFor(int64_t memory) const {
 }
 
 void Cluster::AddLevel(int64_t memory) {
+  const auto has_level = [&](const SlotClass& slots) { return slots.HasLevels() && slots.memory >= memory; };
   for (auto& [key, slots] : classes_) {
-    if (HasLevel(slots, memory)) slots.levels.try_emplace(memory);
+    if (has_level(slots)) slots.levels.insert(Place(slots.levels, memory), Level{.memory = memory});
   }
   for (auto& [id, worker] : workers_) {
-    if (worker.cpu == nullptr || !HasLevel(*worker.cpu, memory)) continue;
-    Level& level = worker.cpu->levels.at(memory);
+    if (worker.cpu == nullptr || !has_level(*worker.cpu)) continue;
+    Level& level = *Place(worker.cpu->levels, memory);
     level.total += worker.capacity.Ranks(memory);
     level.leaving += worker.leaving().Ranks(memory);
     const auto free = worker.free.find(worker.cpu);
@@ -81,12 +74,14 @@ void Cluster::UseLevel(int64_t memory) {
 void Cluster::LeaveLevel(int64_t memory) {
   if (memory == 0 || --levels_.at(memory) > 0 || levels_.size() <= kMostIdleLevels) return;
   levels_.erase(memory);
-  for (auto& [key, slots] : classes_) slots.levels.erase(memory);
+  for (auto& [key, slots] : classes_) {
+    std::erase_if(slots.levels, [&](const Level& level) { return level.memory == memory; });
+  }
 }
 
 // Ranks of the job hold a slot of the class, and its memory, on the worker: by `change` more or fewer.
 void Cluster::Hold(ClusterJob* job, ClusterWorker* worker, SlotClass* slots, int64_t change) {
-  if (slots->cuda || slots->memory == kNoBound) return;
+  if (!slots->HasLevels()) return;
   std::vector<std::pair<ClusterWorker*, int64_t>>& cpus = job->cpus;
   const auto on = [&](const auto& item) { return item.first == worker; };
   auto it = !cpus.empty() && on(cpus.back()) ? cpus.end() - 1 : std::find_if(cpus.begin(), cpus.end(), on);
@@ -94,7 +89,9 @@ void Cluster::Hold(ClusterJob* job, ClusterWorker* worker, SlotClass* slots, int
   if ((it->second += change) == 0) cpus.erase(it);
   const Room before = worker->leaving();
   worker->held += {change, change * job->view.memory};
-  for (auto& [memory, level] : slots->levels) level.leaving += worker->leaving().Ranks(memory) - before.Ranks(memory);
+  for (Level& level : slots->levels) {
+    level.leaving += worker->leaving().Ranks(level.memory) - before.Ranks(level.memory);
+  }
 }
 
 void Cluster::Drop(ClusterJob* job, ClusterWorker* worker, SlotClass* slots) {
@@ -120,7 +117,7 @@ int64_t Cluster::Free(bool cuda, int64_t memory) const {
 
 bool Cluster::bounded() const {
   return std::any_of(classes_.begin(), classes_.end(), [](const auto& item) {
-    return !item.second.cuda && item.second.memory != kNoBound && item.second.total > 0;
+    return item.second.HasLevels() && item.second.total > 0;
   });
 }
 

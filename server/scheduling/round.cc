@@ -423,7 +423,7 @@ std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape,
   for (const ClusterJob* running : cluster_->victims()) {
     const RunningJob& victim = running->view;
     if (victim.priority >= job.priority || missing <= 0) break;
-    if (now_ - victim.start < options_.min_run_time || leaving_.contains(victim.job)) continue;
+    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job)) continue;
     missing -= gain_of(*running, 1);
     chosen.push_back(running);
   }

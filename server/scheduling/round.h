@@ -132,6 +132,7 @@ class Round {
   void Start(const WaitingJob& job, ActiveQueue& queue, const Shape& shape, const std::vector<Piece>& plan);
   // Takes what was planned.
   std::vector<RankPlacement> Take(const std::vector<Piece>& plan, const Shape& shape, absl::Duration end);
+  bool IsLeaving(const JobId& job) const { return !leaving_.empty() && leaving_.contains(job); }
   std::string WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const;
   void Reserve(ActiveQueue& queue, Shape& shape, Wait* wait);
   std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing);

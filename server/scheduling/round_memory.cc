@@ -65,7 +65,7 @@ void Round::AddEnded(const Shape& shape, Rooms* rooms) const {
 Room Round::RoomAt(const ClusterWorker& worker, absl::Duration at) const {
   Room room = worker.capacity;
   for (const auto& [slot, job] : worker.tenants) {
-    if (job->view.expected_end > at && !leaving_.contains(job->view.job)) room += {-1, -job->view.memory};
+    if (job->view.expected_end > at && !IsLeaving(job->view.job)) room += {-1, -job->view.memory};
   }
   const auto taken = taken_on_.find(&worker);
   if (taken == taken_on_.end()) return room;

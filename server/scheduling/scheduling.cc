@@ -26,12 +26,11 @@ std::string Slots(int64_t count, bool cuda, int64_t memory = 0) {
 
 // What to do about a job that asks for more memory than the workers have.
 std::string LessMemory(const Wait& wait) {
-  const std::string largest = absl::StrCat("the largest worker has ", Size(wait.largest_memory));
   if (wait.total > 0) {
-    return absl::StrCat("; the connected workers have memory for ", wait.total, " of them in all, ", largest,
-                        ": add workers, or ask for fewer resources.replicas or less memory");
+    return absl::StrCat("; the connected workers have memory for ", wait.total,
+                        " of them in all: add workers, or ask for fewer resources.replicas or less memory");
   }
-  return absl::StrCat("; ", largest,
+  return absl::StrCat("; the largest worker has ", Size(wait.largest_memory),
                       " for its CPU slots: set model.recompute to on, make train.batch_size or the sequences smaller, "
                       "ask for more resources.replicas, add a larger worker (sab-worker --memory), or name what it needs "
                       "in resources.memory");

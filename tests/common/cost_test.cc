@@ -151,5 +151,19 @@ TEST(CostTest, OfTheReferenceMemoryAgreesWithWhatWasMeasured) {
   EXPECT_NEAR(peak("300"), 4.6e9, 0.5e9);
 }
 
+TEST(CostTest, ACpuReplicaIsPlacedByItsPredictionAndItsProcess) {
+  const int64_t peak = Cost({}).peak_bytes();
+  const int64_t placed = PlacedCpuBytes(Spec({}));
+  EXPECT_GT(placed, peak + (int64_t{140} << 20));
+  EXPECT_LE(placed, 5 * (7 * peak / 6 + (int64_t{144} << 20)) / 4);
+  EXPECT_GT(PlacedCpuBytes(Spec({"task.length=4980"})), placed);
+  EXPECT_EQ(PlacedCpuBytes(Spec({"resources.memory=4GiB"})), int64_t{4} << 30);
+  EXPECT_EQ(PlacedCpuBytes(Spec({"resources.memory=4GiB", "model.engine=reference"})), int64_t{4} << 30);
+  // Nothing is known well enough, or it is not for CPUs.
+  EXPECT_EQ(PlacedCpuBytes(Spec({"model.engine=reference"})), 0);
+  EXPECT_EQ(PlacedCpuBytes(Spec({"resources.device=cuda"})), 0);
+  EXPECT_EQ(PlacedGpuBytes(Spec({"resources.device=cuda", "resources.min_gpu_memory=40GiB"})), int64_t{40} << 30);
+}
+
 }  // namespace
 }  // namespace sab::spec

@@ -273,6 +273,19 @@ TEST(QueueTest, EveryViolationIsListed) {
               testing::ElementsAre("resources.min_gpu_memory", "queue.time_limit", "queue.after[1]", "queue.after[2]"));
 }
 
+TEST(QueueTest, MemoryOfACpuSlotIsNotForGpus) {
+  v1::JobSpec spec = Minimal();
+  spec.mutable_resources()->set_memory("4GiB");
+  EXPECT_TRUE(Validate(spec).empty());
+  spec.mutable_resources()->set_device(v1::DEVICE_KIND_CUDA);
+  ASSERT_EQ(Validate(spec).size(), 1);
+  EXPECT_EQ(Validate(spec)[0].field, "resources.memory");
+  spec.mutable_resources()->set_device(v1::DEVICE_KIND_CPU);
+  spec.mutable_resources()->set_memory("much");
+  ASSERT_EQ(Validate(spec).size(), 1);
+  EXPECT_EQ(Validate(spec)[0].field, "resources.memory");
+}
+
 TEST(QueueTest, AfterFailureNeedsAJobToRunAfter) {
   v1::JobSpec spec = Minimal();
   spec.mutable_queue()->set_after_failure(v1::AFTER_FAILURE_KIND_HOLD);

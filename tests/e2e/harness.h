@@ -24,6 +24,8 @@ struct ClusterOptions {
   int workers = 2;
   std::string lease = "5s";
   bool shared_checkpoints = true;  // coordinator and workers have a folder in common
+  int slots = 1;                   // of each worker
+  std::string memory = "100%";     // of each worker, for its slots
 };
 
 // What a command line did.

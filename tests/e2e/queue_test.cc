@@ -40,6 +40,22 @@ TEST(QueueTest, APausedJobOfTwoRanksGoesOnWithoutLosingAStepOrABit) {
   EXPECT_EQ(FinalDigest(cluster, job), FinalDigest(cluster, undisturbed));
 }
 
+TEST(QueueTest, SlotsOfAWorkerShareItsMemory) {
+  Cluster cluster({.workers = 1, .slots = 2, .memory = "1GiB"});
+  const std::vector<std::string> large = {"--set", "resources.memory=768MiB"};
+  const JobId first = cluster.Submit(CopyJob(1, 1'000'000, 0), large);
+  cluster.Await(first, [](const v1::Job& now) { return now.state() == v1::JOB_STATE_RUNNING; });
+  const JobId second = cluster.Submit(CopyJob(1, 20, 0), large);
+  const JobId huge = cluster.Submit(CopyJob(1, 20, 0), {"--set", "resources.memory=2GiB"});
+  // One that asks for what is predicted of it fits beside the first.
+  EXPECT_EQ(cluster.AwaitFinal(cluster.Submit(CopyJob(1, 20, 0))).state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_THAT(cluster.Sabctl({"explain", second.value()}).out, HasSubstr("waits for 1 cpu slot with 768 MiB more"));
+  EXPECT_THAT(cluster.Sabctl({"explain", huge.value()}).out, HasSubstr("the largest worker has 1 GiB"));
+  EXPECT_EQ(cluster.Sabctl({"cancel", first.value()}).code, 0);
+  EXPECT_EQ(cluster.AwaitFinal(second).state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(cluster.Sabctl({"cancel", huge.value()}).code, 0);
+}
+
 TEST(QueueTest, AJobOverItsTimeLimitFailsAndKeepsItsCheckpoint) {
   Cluster cluster({.workers = 1});
   const JobId job = cluster.Submit(CopyJob(1, 1'000'000, 0), {"--set", "queue.time_limit=3s"});

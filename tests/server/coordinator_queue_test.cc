@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "common/base/status.h"
+#include "common/spec/cost.h"
+#include "common/spec/validate.h"
 #include "server/scheduling/queue_file.h"
 #include "tests/server/coordinator_fixture.h"
 
@@ -472,6 +474,54 @@ TEST_F(CoordinatorQueueTest, AJobGoesToGpusThatHoldWhatItIsPredictedToTake) {
   const JobId bold = Submit(spec);
   Settle(small);
   EXPECT_TRUE(small.Runs(bold.name()));
+}
+
+TEST_F(CoordinatorQueueTest, CpuJobsArePlacedByTheMemoryThatIsPredicted) {
+  v1::JobSpec spec = Spec();
+  spec.mutable_model()->set_hidden_size(512);
+  spec.mutable_task()->set_length(5000);
+  spec.mutable_resources()->set_device(v1::DEVICE_KIND_CPU);
+  v1::JobSpec resolved = spec;
+  spec::ResolveDefaults(&resolved);
+  const int64_t need = spec::PlacedCpuBytes(resolved);
+  FakeAgent small("workers/a", 2), large("workers/b", 2);
+  small.SetMemory(need / 4);  // of each of two slots
+  large.SetMemory(need / 2);
+  Join(small);
+  const JobId job = Submit(spec);
+  Settle(small);
+  EXPECT_EQ(State(job), v1::JOB_STATE_QUEUED);
+  EXPECT_THAT(Get(job).state_reason(), HasSubstr("the largest worker has "));
+  EXPECT_THAT(Get(job).state_reason(), HasSubstr("model.recompute"));
+  Join(large);
+  EXPECT_TRUE(large.Runs(job.name()));
+}
+
+TEST_F(CoordinatorQueueTest, MemoryIsHeldUntilItsProcessIsGone) {
+  FakeAgent agent("workers/a", 2);
+  agent.SetMemory(int64_t{1} << 30);
+  Join(agent);
+  v1::JobSpec spec = Spec();
+  spec.mutable_resources()->set_memory("1536MiB");
+  const JobId first = Submit(spec);
+  Settle(agent);
+  EXPECT_TRUE(agent.Runs(first.name()));
+  spec.mutable_resources()->set_memory("1GiB");
+  const JobId second = Submit(spec);
+  EXPECT_THAT(Get(second).state_reason(), HasSubstr("waits for 1 cpu slot with 1 GiB more"));
+  ASSERT_TRUE(coordinator_->CancelJob(first).ok());
+  EXPECT_EQ(State(second), v1::JOB_STATE_QUEUED);
+  Settle(agent);
+  EXPECT_TRUE(agent.Runs(second.name()));
+  // Nor does a coordinator that starts forget it.
+  Start();
+  Join(agent);
+  spec.mutable_resources()->set_memory("1536MiB");
+  const JobId large = Submit(spec);
+  EXPECT_EQ(State(large), v1::JOB_STATE_QUEUED);
+  ASSERT_TRUE(coordinator_->CancelJob(large).ok());
+  spec.mutable_resources()->set_memory("1GiB");
+  EXPECT_EQ(State(Submit(spec)), v1::JOB_STATE_STARTING);
 }
 
 TEST(QueueFileTest, ReadsQueuesAndRefusesWhatItDoesNotKnow) {

@@ -128,6 +128,38 @@ TEST_F(CoordinatorUpdateTest, AJobThatCannotBeReachedIsRenewedWhenItsWorkersAreB
   EXPECT_EQ(Get(job).changes(0).after_step(), 20);
 }
 
+// Which changes an attempt knows does not depend on what the wall clock says of either.
+TEST_F(CoordinatorUpdateTest, AClockSetBackBeforeAChangeDoesNotMakeItKnown) {
+  const JobId job = Running(agent_);
+  Train(job, 20);
+  Advance(kLease * 0.6);
+  ASSERT_EQ(State(job), v1::JOB_STATE_UNREACHABLE);
+  clock_.StepWall(-absl::Hours(1));
+  v1::UpdateJobRequest request;
+  request.set_name(job.name());
+  request.mutable_spec()->mutable_train()->set_learning_rate(0.5);
+  request.mutable_update_mask()->add_paths("train.learning_rate");
+  ASSERT_TRUE(coordinator_->UpdateJob(request).ok());
+  const auto desired = coordinator_->Desired(agent_.Request(), /*force=*/true);
+  EXPECT_EQ((*desired)->desired(0).spec().train().learning_rate(), 1e-3);
+  EXPECT_EQ((*desired)->desired(0).changes_size(), 0);
+  ASSERT_TRUE(Sync(agent_).ok());
+  EXPECT_EQ(Get(job).attempt_count(), 2);
+}
+
+TEST_F(CoordinatorUpdateTest, AClockSetBackAfterAChangeDoesNotHideIt) {
+  FakeAgent more("workers/w2", 2);
+  const JobId job = Submit(CopySpec(3));
+  ASSERT_TRUE(Update(job, "train.learning_rate=0.5").ok());
+  clock_.StepWall(-absl::Hours(1));
+  Join(more);
+  Settle(agent_);
+  EXPECT_EQ(agent_.Assignment(job.name(), 0).spec().train().learning_rate(), 0.5);
+  EXPECT_EQ(agent_.Assignment(job.name(), 0).changes_size(), 1);
+  Settle(more);
+  EXPECT_EQ(Get(job).attempt_count(), 1);
+}
+
 TEST_F(CoordinatorUpdateTest, WhatCannotBeChangedIsRefusedWithTheReason) {
   const JobId job = Running(agent_);
   Train(job, 30);

@@ -15,6 +15,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/base/status.h"
+#include "common/spec/validate.h"
 
 namespace sab::agent {
 namespace {
@@ -72,10 +75,15 @@ class Nvml {
 };
 
 int64_t MemoryBytes() {
+  const std::string mount = "/sys/fs/cgroup";
   int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-  std::ifstream limit("/sys/fs/cgroup/memory.max");
-  int64_t bound = 0;
-  if (limit >> bound && bound > 0) bytes = std::min(bytes, bound);
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() != 3) continue;
+    if (parts[1].empty()) bytes = LimitedMemory(bytes, mount, parts[2]);
+    if (parts[1] == "memory") bytes = LimitedMemory(bytes, mount + "/memory", parts[2]);
+  }
   return bytes;
 }
 
@@ -102,6 +110,33 @@ std::vector<Gpu> VisibleGpus(const Machine& machine) {
 
 }  // namespace
 
+int64_t LimitedMemory(int64_t bytes, const std::string& mount, const std::string& path) {
+  std::string group = path == "/" ? "" : path;
+  while (true) {
+    for (const char* file : {"/memory.max", "/memory.limit_in_bytes"}) {
+      std::ifstream limit(absl::StrCat(mount, group, file));
+      int64_t bound = 0;
+      if (limit >> bound && bound > 0) bytes = std::min(bytes, bound);
+    }
+    if (group.empty()) return bytes;
+    group.resize(std::min(group.size(), group.rfind('/')));
+  }
+}
+
+absl::StatusOr<int64_t> TrainersMemory(int64_t bytes, const std::string& wish) {
+  if (wish.empty()) return bytes - bytes / 16;
+  if (wish == "0") return 0;
+  absl::string_view part(wish);
+  int percent = 0;
+  if (absl::ConsumeSuffix(&part, "%") && absl::SimpleAtoi(part, &percent) && percent >= 1 && percent <= 100) {
+    return bytes / 100 * percent;
+  }
+  const absl::StatusOr<int64_t> size = spec::ParseMemory(wish);
+  if (size.ok()) return size;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "--memory: must be a size (12GiB), a part of the machine's (50%) or 0 for no bound, got \"", wish, "\""));
+}
+
 Machine ExamineMachine() {
   Machine machine;
   machine.gpus = Nvml().Gpus();
@@ -121,6 +156,7 @@ absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const Sl
   }
   const int count = gpus.empty() ? options.cpu_slots : static_cast<int>(gpus.size());
   const int threads = options.threads > 0 ? options.threads : std::max(1, machine.cores / std::max(1, count));
+  SAB_ASSIGN_OR_RETURN(const int64_t memory, TrainersMemory(machine.memory_bytes, options.memory));
   std::vector<v1::Slot> slots;
   for (int i = 0; i < count; ++i) {
     v1::Slot& slot = slots.emplace_back();
@@ -129,7 +165,8 @@ absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const Sl
     slot.set_device(gpus.empty() ? "cpu" : "cuda");
     slot.set_device_index(gpus.empty() ? 0 : i);
     slot.set_device_name(gpus.empty() ? "CPU" : gpus[static_cast<size_t>(i)].name);
-    slot.set_memory_bytes(gpus.empty() ? machine.memory_bytes / count : gpus[static_cast<size_t>(i)].memory_bytes);
+    // Together they have all of it.
+    slot.set_memory_bytes(gpus.empty() ? memory / count + (i < memory % count) : gpus[static_cast<size_t>(i)].memory_bytes);
   }
   return slots;
 }

@@ -80,6 +80,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
   app->add_option("--threads-per-slot", flags->slots.threads, "threads of a CPU trainer (default: cores / slots)")
       ->check(CLI::Range(1, 4096));
+  app->add_option("--memory", flags->slots.memory,
+                  "memory that the trainers on CPU slots may use together: 12GiB, 50%, 0: not counted (default: the "
+                  "machine's or the control group's, less a sixteenth)");
   app->add_option("--advertise", flags->advertise,
                   "host that other workers reach this one at (default: the address towards the coordinator)");
   app->add_option("--trainer", flags->trainer, "the trainer's program (default: sab-trainer beside this one)");

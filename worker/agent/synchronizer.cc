@@ -14,10 +14,19 @@ constexpr size_t kMaxCalls = 3;  // in flight; each newer one releases the older
 constexpr absl::Duration kFirstHold = absl::Seconds(1);
 // Over the hold, until a call counts as lost; a part of the lease once that is known.
 constexpr absl::Duration kLeastSlack = absl::Seconds(1), kMostSlack = absl::Seconds(4);
+// The same of a call that only asks whether the coordinator is back, and how long after it the next one does: a worker
+// whose packets are dropped for a while is to be heard of soon after.
+constexpr absl::Duration kLeastProbe = absl::Milliseconds(500), kMostProbe = absl::Seconds(2);
+constexpr absl::Duration kProbePause = absl::Milliseconds(100);
 // After its deadline, until a call is cancelled because gRPC has not noticed.
 constexpr absl::Duration kLate = absl::Milliseconds(200);
 // An answer without news that came sooner than this was not held: the next call waits.
 constexpr absl::Duration kHeld = absl::Milliseconds(200);
+
+// Every call renews the lease: what is left of it when packets begin to be dropped is all but so much.
+absl::Duration HoldOf(absl::Duration lease) {
+  return std::max(lease / 10, std::min(lease / 5, absl::Milliseconds(300)));
+}
 
 google::protobuf::Duration ToProto(absl::Duration duration) {
   google::protobuf::Duration proto;
@@ -88,8 +97,9 @@ void Synchronizer::StartCall() {
     MutexLock lock(&mutex_);
     const bool known = lease_ > absl::ZeroDuration();
     // A call that shall find out whether the coordinator is back is answered at once.
-    const absl::Duration hold = failing_ ? absl::ZeroDuration() : known ? lease_ / 5 : kFirstHold;
-    const absl::Duration slack = known ? std::clamp(lease_ / 5, kLeastSlack, kMostSlack) : kMostSlack;
+    const absl::Duration hold = failing_ ? absl::ZeroDuration() : known ? HoldOf(lease_) : kFirstHold;
+    absl::Duration slack = known ? std::clamp(lease_ / 5, kLeastSlack, kMostSlack) : kMostSlack;
+    if (known && failing_) slack = std::clamp(lease_ / 10, kLeastProbe, kMostProbe);
     *call->request.mutable_max_hold() = ToProto(hold);
     rpc::SetDeadline(call->context, hold + slack);
     call->overdue = call->started + hold + slack + kLate;
@@ -193,7 +203,8 @@ absl::Status Synchronizer::TakeAnswer(const Call& call) {
 }
 
 void Synchronizer::TakeError(const absl::Status& status) {
-  const absl::Duration wait = backoff_.Next();
+  // A call that was not answered in time has waited already.
+  const absl::Duration wait = absl::IsDeadlineExceeded(status) ? kProbePause : backoff_.Next();
   bool first = false;
   {
     MutexLock lock(&mutex_);

@@ -1,7 +1,11 @@
 #include "worker/agent/inventory.h"
 
+#include <filesystem>
+#include <fstream>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/util/temp_dir.h"
 
 namespace sab::agent {
 namespace {
@@ -26,7 +30,40 @@ TEST(InventoryTest, WithoutGpusTheCpuIsDividedIntoSlots) {
   EXPECT_EQ((*slots)[2].index(), 2);
   EXPECT_EQ((*slots)[2].device(), "cpu");
   EXPECT_EQ((*slots)[2].threads(), 2);
-  EXPECT_EQ((*slots)[2].memory_bytes(), 21);
+  EXPECT_EQ((*slots)[2].memory_bytes(), 20);  // all but a sixteenth, in three
+}
+
+TEST(InventoryTest, CpuSlotsShareWhatTheTrainersMayUse) {
+  Machine machine;
+  machine.memory_bytes = int64_t{16} << 30;
+  const auto memory = [&](const std::string& wish) {
+    return 2 * (*MakeSlots(machine, {.cpu_slots = 2, .memory = wish}))[0].memory_bytes();
+  };
+  EXPECT_EQ(memory(""), int64_t{15} << 30);
+  EXPECT_EQ(memory("12GiB"), int64_t{12} << 30);
+  EXPECT_NEAR(static_cast<double>(memory("50%")), 8.0 * (1 << 30), 200);
+  EXPECT_EQ(memory("0"), 0);
+  int64_t all = 0;
+  for (const v1::Slot& slot : *MakeSlots(machine, {.cpu_slots = 7, .memory = "12GiB"})) all += slot.memory_bytes();
+  EXPECT_EQ(all, int64_t{12} << 30);
+  for (const char* wish : {"12", "0%", "101%", "half", "-1GiB"}) {
+    const auto slots = MakeSlots(machine, {.memory = wish});
+    ASSERT_FALSE(slots.ok()) << wish;
+    EXPECT_THAT(std::string(slots.status().message()), HasSubstr("--memory"));
+  }
+}
+
+TEST(InventoryTest, TheTightestControlGroupLimitsTheMemory) {
+  testing_util::TempDir dir;
+  std::filesystem::create_directories(dir.path() + "/a/b");
+  EXPECT_EQ(LimitedMemory(1000, dir.path(), "/a/b"), 1000);
+  std::ofstream(dir.path() + "/a/memory.max") << "600\n";
+  std::ofstream(dir.path() + "/a/b/memory.max") << "max\n";
+  EXPECT_EQ(LimitedMemory(1000, dir.path(), "/a/b"), 600);
+  EXPECT_EQ(LimitedMemory(1000, dir.path(), "/"), 1000);
+  std::ofstream(dir.path() + "/memory.limit_in_bytes") << "500\n";
+  EXPECT_EQ(LimitedMemory(1000, dir.path(), "/a/b"), 500);
+  EXPECT_EQ(LimitedMemory(1000, dir.path(), "/elsewhere/unseen"), 500);
 }
 
 TEST(InventoryTest, ASlotHasAtLeastOneThread) {
