@@ -55,8 +55,9 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   spec::ResolveDefaults(job.mutable_spec());
   v1::CreateJobResponse response;
   *response.mutable_cost() = spec::EstimateCost(job.spec());
-  response.mutable_cost()->set_placed_bytes(
-      job.spec().resources().device() == v1::DEVICE_KIND_CUDA ? spec::PlacedGpuBytes(job.spec()) : spec::PlacedCpuBytes(job.spec()));
+  response.mutable_cost()->set_placed_bytes(job.spec().resources().device() == v1::DEVICE_KIND_CUDA
+                                                ? spec::PlacedGpuBytes(job.spec())
+                                                : spec::PlacedCpuBytes(job.spec()));
   const absl::Status init = CheckInit(job.spec());
 
   MutexLock lock(&mutex_);

@@ -278,7 +278,8 @@ void Coordinator::FindStrangers(WorkerEntry& worker, const Reported& reported) {
       for (const v1::Placement& placement :
            job->second.record.job.attempts(static_cast<int>(attempt) - 1).placements()) {
         if (placement.rank() != rank || placement.worker() != worker.id.name()) continue;
-        const auto [occupant, added] = worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0, memory});
+        const auto [occupant, added] =
+            worker.occupants.try_emplace(placement.slot(), Occupant{*id, attempt, rank, 0, memory});
         // Or its slot is already its own job's next trainer's: the agent sees to it that it is free by then.
         found = added || (occupant->second.job == *id && occupant->second.attempt > attempt);
       }

@@ -120,7 +120,7 @@ struct ClusterJob {
   RunningJob view;
   uint64_t prefix = 0;  // of the id: ordered as its first eight characters are
   ClusterQueue* queue = nullptr;
-  std::map<SlotClass*, int64_t> counted;  // slots on workers that are connected and not draining
+  std::map<SlotClass*, int64_t> counted;                 // slots on workers that are connected and not draining
   std::vector<std::pair<ClusterWorker*, int64_t>> cpus;  // the CPU slots among them, by worker
 };
 

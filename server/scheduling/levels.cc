@@ -116,9 +116,8 @@ int64_t Cluster::Free(bool cuda, int64_t memory) const {
 }
 
 bool Cluster::bounded() const {
-  return std::any_of(classes_.begin(), classes_.end(), [](const auto& item) {
-    return item.second.HasLevels() && item.second.total > 0;
-  });
+  return std::any_of(classes_.begin(), classes_.end(),
+                     [](const auto& item) { return item.second.HasLevels() && item.second.total > 0; });
 }
 
 int64_t Cluster::LargestMemory() const {

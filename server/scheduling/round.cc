@@ -9,7 +9,6 @@
 namespace sab::server {
 namespace {
 
-constexpr size_t kMostNamed = 8;
 constexpr size_t kLeastLaneDepth = 8;
 constexpr size_t kMostReserved = 1024;
 
@@ -39,7 +38,8 @@ Round::Round(Cluster* cluster, absl::Duration now, const SchedulingOptions& opti
 }
 
 Round::~Round() {
-  for (auto it = taken_.rbegin(); it != taken_.rend(); ++it) cluster_->Give(it->worker, it->slots, it->indices, it->memory);
+  for (auto it = taken_.rbegin(); it != taken_.rend(); ++it)
+    cluster_->Give(it->worker, it->slots, it->indices, it->memory);
 }
 
 size_t Round::ShapeOf(bool cuda, int64_t memory) {
@@ -130,12 +130,7 @@ bool Round::Consider(const ActiveLane& lane) {
     const Reservation* kept = SurelyInTheWay(job, shape);
     // With as many ranks as there is room for; with fewer where that many would be in somebody's way.
     for (int64_t count = kept == nullptr ? MostNow(job, queue, shape) : 0; count > 0;) {
-      plan = Plan(shape, count);
-      kept = IsClosed(job, shape) ? &TurnOf(shape).kept : InTheWay(job, shape, plan);
-      if (kept != nullptr && kept->memory > 0 && !shape.cuda) {
-        plan = PlanAround(shape, count);
-        if (!plan.empty()) kept = InTheWay(job, shape, plan);
-      }
+      plan = PlanFor(job, shape, count, &kept);
       if (kept == nullptr || count == need) break;
       count = job.request.MostOf(std::max(need, count / 2));
     }
@@ -204,6 +199,22 @@ std::vector<Round::Piece> Round::Plan(const Shape& shape, int64_t need) {
   return plan;
 }
 
+// A plan, and the reservation that it would put off all the same, if any.
+std::vector<Round::Piece> Round::PlanFor(const WaitingJob& job, const Shape& shape, int64_t need,
+                                         const Reservation** kept) {
+  const Reservation& turn = TurnOf(shape).kept;
+  const bool shares = !shape.cuda && turn.job != nullptr && turn.memory > 0 && !IsGoneBy(job, turn);
+  std::vector<Piece> plan;
+  if (!shares || turn.spare > 0) {
+    plan = Plan(shape, need);
+    *kept = IsClosed(job, shape) ? &turn : InTheWay(job, shape, plan);
+    if (!shares || *kept == nullptr) return plan;
+  }
+  plan = PlanAround(shape, need);
+  *kept = plan.empty() ? &turn : nullptr;
+  return plan;
+}
+
 // A reservation that it would put off wherever it starts, found without a plan. Null: it takes a plan to know.
 const Round::Reservation* Round::SurelyInTheWay(const WaitingJob& job, const Shape& shape) const {
   if (shape.free < job.request.least()) return nullptr;
@@ -212,8 +223,8 @@ const Round::Reservation* Round::SurelyInTheWay(const WaitingJob& job, const Sha
     if (kept.job == nullptr || other.cuda != shape.cuda || kept.spare >= job.request.least()) continue;
     // Whether each rank counts on all slots that it could have.
     const bool counts = shape.cuda || kept.memory == 0 || kept.at == absl::InfiniteDuration();
-    const bool in_way = counts ? SmallestFree(shape) >= other.memory
-                               : kept.spare == 0 && IsInVain(shape.memory, job.request.least());
+    const bool in_way =
+        counts ? SmallestFree(shape) >= other.memory : kept.spare == 0 && IsInVain(shape.memory, job.request.least());
     if (in_way && !IsGoneBy(job, kept)) return &kept;
   }
   return nullptr;
@@ -307,7 +318,8 @@ std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, c
   const RunningJob& view = job.view;
   const auto ranks = static_cast<int64_t>(view.placements.size());
   if (shape.free == 0) {
-    return cluster_->Free(view.cuda, view.cuda ? shape.memory : 0) == 0 ? "no free slot" : "no free slot with memory for it";
+    return cluster_->Free(view.cuda, view.cuda ? shape.memory : 0) == 0 ? "no free slot"
+                                                                        : "no free slot with memory for it";
   }
   for (const Wait& wait : decision_.waits) {
     const bool for_slots =
@@ -328,118 +340,6 @@ std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, c
     return absl::StrCat("queue ", view.queue, " uses its quota of ", *quota);
   }
   return now_ < view.may_grow ? "grows soon" : "";
-}
-
-Round::Outlook Round::Foresee(bool cuda, int64_t memory, int64_t need) const {
-  struct Source {
-    const SlotClass* slots;
-    const SlotClass::End* next;
-    const SlotClass::End* end;
-  };
-  Outlook outlook;
-  Rooms rooms(*cluster_, memory);
-  std::vector<Source> sources;
-  for (const auto& [key, slots] : cluster_->classes()) {
-    if (!Serves(slots, cuda, memory)) continue;
-    outlook.leaving += slots.LeavingFor(memory);
-    if (!slots.ends.empty()) sources.push_back({&slots, slots.ends.data(), slots.ends.data() + slots.ends.size()});
-  }
-  std::vector<const Taken*> started;  // in this round
-  for (const Taken& taken : taken_) {
-    if (!Serves(*taken.slots, cuda, memory)) continue;
-    outlook.leaving += AddTaken(taken, -1, &rooms);
-    started.push_back(&taken);
-  }
-  std::stable_sort(started.begin(), started.end(), [](const Taken* a, const Taken* b) { return a->end < b->end; });
-  auto starter = started.begin();
-  int64_t sum = outlook.leaving;
-  absl::Duration at = now_;
-  while (true) {
-    Source* soonest = nullptr;
-    for (Source& source : sources) {
-      if (source.next != source.end && (soonest == nullptr || source.next->end < soonest->next->end)) soonest = &source;
-    }
-    absl::Duration next = soonest == nullptr ? absl::InfiniteDuration() : soonest->next->end;
-    if (starter != started.end() && (soonest == nullptr || (*starter)->end < next)) {
-      soonest = nullptr;
-      next = (*starter)->end;
-    }
-    const bool none = next == absl::InfiniteDuration();
-    // What ends at the same moment counts too.
-    if (sum >= need && (none || next > at)) break;
-    if (none) return outlook;
-    at = std::max(at, next);
-    int64_t gain = 0;
-    if (soonest == nullptr) {
-      gain = AddTaken(**starter++, 1, &rooms);
-    } else {
-      const SlotClass::End& end = *soonest->next++;
-      gain = Gain(*soonest->slots, *end.job, end.count, 1, &rooms);
-      if (gain > 0 && outlook.must_end.size() < kMostNamed) outlook.must_end.push_back(end.job->view.job);
-    }
-    sum += gain;
-    if (at == now_) outlook.leaving += gain;
-  }
-  outlook.at = at;
-  outlook.spare = sum - need;
-  return outlook;
-}
-
-void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
-  const WaitingJob& job = *wait->job;
-  const int64_t need = job.request.least();
-  const Outlook outlook = Foresee(shape.cuda, shape.memory, need);
-  Reservation& kept = shape.kept = {&job, outlook.at, outlook.spare, shape.cuda ? 0 : shape.memory};
-  if (!shape.cuda) cpu_turn_ = static_cast<size_t>(&shape - shapes_.data());
-  // Nobody of its own queue may use up the quota that it will need.
-  queue.in_use[shape.cuda] += need;
-  if (wait->behind == nullptr) wait->kind = WaitKind::kSlots;
-  if (wait->behind != nullptr || outlook.at <= now_) return;
-  const std::vector<JobId> victims = FindVictims(job, shape, need - outlook.leaving);
-  if (victims.empty()) return;
-  wait->kind = WaitKind::kPreempting;
-  kept.at = now_;
-  kept.spare = 0;
-  for (const JobId& victim : victims) {
-    leaving_.insert(victim);
-    decision_.preemptions.push_back({victim, job.job});
-  }
-}
-
-// Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
-// would not do.
-std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
-  Rooms rooms(*cluster_, shape.memory);
-  if (!shape.cuda) AddEnded(shape, &rooms);
-  // What the victim's leaving gains; with sign -1, what its staying costs.
-  const auto gain_of = [&](const ClusterJob& victim, int64_t sign) {
-    int64_t gain = 0;
-    for (const auto& [slots, number] : victim.counted) {
-      if (Serves(*slots, shape.cuda, shape.memory)) gain += Gain(*slots, victim, number, sign, &rooms);
-    }
-    return gain;
-  };
-  std::vector<const ClusterJob*> chosen;
-  for (const ClusterJob* running : cluster_->victims()) {
-    const RunningJob& victim = running->view;
-    if (victim.priority >= job.priority || missing <= 0) break;
-    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job)) continue;
-    missing -= gain_of(*running, 1);
-    chosen.push_back(running);
-  }
-  std::vector<JobId> victims;
-  if (missing > 0) return victims;
-  // Those of the highest priority are spared first.
-  for (auto it = chosen.rbegin(); it != chosen.rend(); ++it) {
-    const int64_t cost = -gain_of(**it, -1);
-    if (missing + cost <= 0) {
-      missing += cost;
-    } else {
-      gain_of(**it, 1);
-      victims.push_back((*it)->view.job);
-    }
-  }
-  return victims;
 }
 
 }  // namespace sab::server

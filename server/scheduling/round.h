@@ -101,7 +101,7 @@ class Round {
    private:
     const Cluster& cluster_;
     int64_t memory_;
-    std::vector<Room> rooms_;   // by the worker's index, of those that have changed
+    std::vector<Room> rooms_;  // by the worker's index, of those that have changed
     std::vector<bool> known_;
   };
 
@@ -115,6 +115,7 @@ class Round {
   bool PassesQuota(ActiveQueue& queue, Wait* wait);
   int64_t MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const;
   std::vector<Piece> Plan(const Shape& shape, int64_t need);
+  std::vector<Piece> PlanFor(const WaitingJob& job, const Shape& shape, int64_t need, const Reservation** kept);
   const Reservation* SurelyInTheWay(const WaitingJob& job, const Shape& shape) const;
   int64_t SmallestFree(const Shape& shape) const;
   bool IsInVain(int64_t memory, int64_t need) const;
@@ -142,18 +143,18 @@ class Round {
   const SchedulingOptions options_;
   std::vector<ActiveQueue> queues_;
   std::vector<Shape> shapes_;
-  size_t any_cpu_ = 0;  // into shapes_: that of all CPU slots
+  size_t any_cpu_ = 0;                                     // into shapes_: that of all CPU slots
   absl::flat_hash_map<const ClusterWorker*, Room> slack_;  // as SlackOf says, of this round; what changed is erased
-  std::vector<std::pair<int64_t, int64_t>> in_vain_;  // memory and ranks that PlanAround found no place for
-  size_t looked_around_ = 0;                          // workers that it has looked at
-  std::optional<size_t> cpu_turn_;  // into shapes_: the one that the CPU slots are kept for
+  std::vector<std::pair<int64_t, int64_t>> in_vain_;       // memory and ranks that PlanAround found no place for
+  size_t looked_around_ = 0;                               // workers that it has looked at
+  std::optional<size_t> cpu_turn_;                         // into shapes_: the one that the CPU slots are kept for
   std::vector<ActiveLane> lanes_;
   std::vector<size_t> heap_;  // of indices into lanes_: the one that goes first on top
   size_t lane_depth_ = 0;
   const bool bounded_;  // memory plays a part on CPU slots
   std::vector<Taken> taken_;
   absl::flat_hash_map<const ClusterWorker*, std::vector<size_t>> taken_on_;  // of CPU slots with a bound: into taken_
-  std::set<JobId> leaving_;  // victims of this round
+  std::set<JobId> leaving_;                                                  // victims of this round
   Decision decision_;
 };
 

@@ -1,5 +1,5 @@
-// The part of a round that knows how CPU ranks share their worker's memory. A reservation there is exact: what counts is by
-// how many ranks a start would reduce what the worker has room for when the kept slots are needed.
+// The part of a round that knows how CPU ranks share their worker's memory. A reservation there is exact: what counts
+// is by how many ranks a start would reduce what the worker has room for when the kept slots are needed.
 #include <algorithm>
 
 #include "server/scheduling/round.h"
@@ -38,8 +38,7 @@ int64_t Round::AddTaken(const Taken& taken, int64_t sign, Rooms* rooms) const {
   return rooms->Add(*taken.worker, {count, count * taken.memory});
 }
 
-void Round::ForEachEnd(bool cuda, int64_t memory,
-                       const std::function<void(absl::Duration, int64_t)>& visit) const {
+void Round::ForEachEnd(bool cuda, int64_t memory, const std::function<void(absl::Duration, int64_t)>& visit) const {
   Rooms rooms(*cluster_, memory);
   for (const auto& [key, slots] : cluster_->classes()) {
     if (!Serves(slots, cuda, memory)) continue;
@@ -109,8 +108,8 @@ bool Round::IsInVain(int64_t memory, int64_t need) const {
                      [&](const auto& tried) { return tried.first <= memory && tried.second <= need; });
 }
 
-// A plan beside the job that CPU slots are kept for, also on workers that Plan would take last. Empty: there is none, or
-// none among those that a round looks at.
+// A plan beside the job that CPU slots are kept for, also on workers that Plan would take last. Empty: there is none,
+// or none among those that a round looks at.
 std::vector<Round::Piece> Round::PlanAround(const Shape& shape, int64_t need) {
   const Reservation& kept = shapes_[*cpu_turn_].kept;
   const auto is_open = [&](const SlotClass& slots) {

@@ -30,10 +30,11 @@ std::string LessMemory(const Wait& wait) {
     return absl::StrCat("; the connected workers have memory for ", wait.total,
                         " of them in all: add workers, or ask for fewer resources.replicas or less memory");
   }
-  return absl::StrCat("; the largest worker has ", Size(wait.largest_memory),
-                      " for its CPU slots: set model.recompute to on, make train.batch_size or the sequences smaller, "
-                      "ask for more resources.replicas, add a larger worker (sab-worker --memory), or name what it needs "
-                      "in resources.memory");
+  return absl::StrCat(
+      "; the largest worker has ", Size(wait.largest_memory),
+      " for its CPU slots: set model.recompute to on, make train.batch_size or the sequences smaller, "
+      "ask for more resources.replicas, add a larger worker (sab-worker --memory), or name what it needs "
+      "in resources.memory");
 }
 
 // Free slots over time, as far as it is known.
@@ -82,8 +83,8 @@ class Profile {
 };
 
 // When the last of `order` starts if every job gets its slots in that order, or earlier where it delays none before it.
-absl::Duration Forecast(const Round& round, const std::vector<const WaitingJob*>& order,
-                        absl::Duration now, std::string* unknown) {
+absl::Duration Forecast(const Round& round, const std::vector<const WaitingJob*>& order, absl::Duration now,
+                        std::string* unknown) {
   const GangRequest& request = order.back()->request;
   const bool cuda = round.WantsCuda(request);
   const int64_t memory = round.MemoryOf(request, cuda);
@@ -134,10 +135,11 @@ std::string Describe(const Wait& wait) {
                           wait.job->queue);
     case WaitKind::kSlots:
     case WaitKind::kPreempting:
-      return absl::StrCat("waits for ",
-                          Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda, wait.cuda ? 0 : wait.memory),
-                          " more: needs ", request.least(), ", ", wait.free, " of ", wait.total, " are free",
-                          wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
+      return absl::StrCat(
+          "waits for ",
+          Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda, wait.cuda ? 0 : wait.memory),
+          " more: needs ", request.least(), ", ", wait.free, " of ", wait.total, " are free",
+          wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
     case WaitKind::kBehind:
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn at the next free ",
                           wait.cuda ? "cuda" : "cpu", " slots");

@@ -151,9 +151,9 @@ void Cluster::StartWorker(int index) {
   const std::string state = absl::StrCat(dir_.path(), "/worker-", index);
   fs::create_directories(state);
   auto process = Start("sab-worker", absl::StrCat("worker-", index),
-                       {"--coordinator", address_, "--state-dir", state, "--slots",
-                        absl::StrCat(options_.slots), "--memory", options_.memory, "--device", "cpu",
-                        "--threads-per-slot", "1", "--advertise", "127.0.0.1", "--metrics-listen", "127.0.0.1:0"});
+                       {"--coordinator", address_, "--state-dir", state, "--slots", absl::StrCat(options_.slots),
+                        "--memory", options_.memory, "--device", "cpu", "--threads-per-slot", "1", "--advertise",
+                        "127.0.0.1", "--metrics-listen", "127.0.0.1:0"});
   ASSERT_TRUE(process.ok()) << process.status();
   workers_[index].emplace(*std::move(process));
 }

@@ -486,12 +486,11 @@ class Simulation {
       const server::WaitingJob& job = jobs_[by_job_.at(placed.job)].spec;
       for (const SimJob& other : jobs_) {
         const server::WaitingJob& passed = other.spec;
-        const bool could = other.state == State::kWaiting && !started.contains(passed.job) &&
-                           passed.priority > job.priority && passed.queue != "bounded" &&
-                           passed.request.least() <= static_cast<int64_t>(placed.placements.size()) &&
-                           passed.limit <= job.limit && passed.request.device == job.request.device &&
-                           passed.request.min_gpu_memory <= job.request.min_gpu_memory &&
-                           passed.request.memory <= job.request.memory;
+        const bool could =
+            other.state == State::kWaiting && !started.contains(passed.job) && passed.priority > job.priority &&
+            passed.queue != "bounded" && passed.request.least() <= static_cast<int64_t>(placed.placements.size()) &&
+            passed.limit <= job.limit && passed.request.device == job.request.device &&
+            passed.request.min_gpu_memory <= job.request.min_gpu_memory && passed.request.memory <= job.request.memory;
         if (could) Violate(absl::StrCat(job.job.name(), " starts before ", passed.job.name(), " of higher priority"));
       }
     }
@@ -510,10 +509,10 @@ class Simulation {
       }
       for (const SimJob& other : jobs_) {
         const server::GangRequest& request = other.spec.request;
-        const bool waits = other.state == State::kWaiting && !started.contains(other.spec.job) &&
-                           other.spec.queue != "bounded" &&
-                           request.device == (job.cuda ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU) &&
-                           request.least() <= cluster_.Total(job.cuda, job.cuda ? request.min_gpu_memory : request.memory);
+        const bool waits =
+            other.state == State::kWaiting && !started.contains(other.spec.job) && other.spec.queue != "bounded" &&
+            request.device == (job.cuda ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU) &&
+            request.least() <= cluster_.Total(job.cuda, job.cuda ? request.min_gpu_memory : request.memory);
         if (waits) Violate(absl::StrCat(growth.job.name(), " grows while ", other.spec.job.name(), " waits"));
       }
     }

@@ -166,7 +166,8 @@ absl::StatusOr<std::vector<v1::Slot>> MakeSlots(const Machine& machine, const Sl
     slot.set_device_index(gpus.empty() ? 0 : i);
     slot.set_device_name(gpus.empty() ? "CPU" : gpus[static_cast<size_t>(i)].name);
     // Together they have all of it.
-    slot.set_memory_bytes(gpus.empty() ? memory / count + (i < memory % count) : gpus[static_cast<size_t>(i)].memory_bytes);
+    slot.set_memory_bytes(gpus.empty() ? memory / count + (i < memory % count)
+                                       : gpus[static_cast<size_t>(i)].memory_bytes);
   }
   return slots;
 }

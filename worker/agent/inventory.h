@@ -24,8 +24,8 @@ struct Machine {
   std::optional<std::string> cuda_visible_devices;  // of the environment
 };
 
-// The least of `bytes` and the memory limits of the control groups from `path`, as /proc/self/cgroup has it ("/a/b"), up
-// to the root of `mount`; of both versions of control groups.
+// The least of `bytes` and the memory limits of the control groups from `path`, as /proc/self/cgroup has it ("/a/b"),
+// up to the root of `mount`; of both versions of control groups.
 int64_t LimitedMemory(int64_t bytes, const std::string& mount, const std::string& path);
 
 // How much of `bytes` the trainers on CPU slots may use: a size ("12GiB"), a part ("50%"), "0" for 0, without a bound.

@@ -51,7 +51,7 @@ Synchronizer::Synchronizer(Options options, std::function<std::unique_ptr<Stub>(
       clock_(clock),
       first_answer_(std::move(first_answer)),
       agents_(connect_()),
-      backoff_({.initial = absl::Milliseconds(100), .max = absl::Seconds(1)}) {}
+      backoff_({.initial = absl::Milliseconds(100), .max = absl::Milliseconds(500)}) {}
 
 void Synchronizer::Stop() {
   MutexLock lock(&mutex_);
