@@ -43,7 +43,9 @@ TEST(QueueTest, APausedJobOfTwoRanksGoesOnWithoutLosingAStepOrABit) {
 TEST(QueueTest, SlotsOfAWorkerShareItsMemory) {
   Cluster cluster({.workers = 1, .slots = 2, .memory = "1GiB"});
   const std::vector<std::string> large = {"--set", "resources.memory=768MiB"};
-  const JobId first = cluster.Submit(CopyJob(1, 1'000'000, 0), large);
+  // With a limit it is known when its memory comes free, and so that the small one is in nobody's way.
+  const JobId first =
+      cluster.Submit(CopyJob(1, 1'000'000, 0), {"--set", "resources.memory=768MiB", "--set", "queue.time_limit=1h"});
   cluster.Await(first, [](const v1::Job& now) { return now.state() == v1::JOB_STATE_RUNNING; });
   const JobId second = cluster.Submit(CopyJob(1, 20, 0), large);
   const JobId huge = cluster.Submit(CopyJob(1, 20, 0), {"--set", "resources.memory=2GiB"});
