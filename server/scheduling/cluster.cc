@@ -49,8 +49,9 @@ void Move(Buckets& buckets, ClusterWorker* worker, int64_t before, int64_t after
 }
 
 LaneKey LaneOf(const WaitingJob& job) {
+  // Few lanes, each of which is looked into deeply enough.
   const int bits = std::bit_width(static_cast<uint64_t>(job.request.memory));
-  return {job.queue, job.request.device, job.request.min_gpu_memory, bits / 2};
+  return {job.queue, job.request.device, job.request.min_gpu_memory, bits / 4};
 }
 
 // What its CPU slots hold together.

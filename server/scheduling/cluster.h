@@ -195,12 +195,12 @@ struct ClusterWorker {
   Room leaving() const { return {capacity.slots - held.slots, capacity.bytes - held.bytes}; }
 };
 
-// Waiting jobs that differ in nothing but size, priority and age, and little in the memory that they ask for on CPUs.
+// Waiting jobs that differ in nothing but size, priority and age, and somewhat in the memory that they ask for on CPUs.
 struct LaneKey {
   std::string queue;
   v1::DeviceKind device = v1::DEVICE_KIND_AUTO;
   int64_t min_gpu_memory = 0;
-  int memory = 0;  // half the number of its bits: a lane spans a factor of four
+  int memory = 0;  // a fourth of the number of its bits: a lane spans a factor of sixteen
   friend auto operator<=>(const LaneKey&, const LaneKey&) = default;
 };
 struct BeforeInQueue {
