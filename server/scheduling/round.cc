@@ -89,7 +89,8 @@ bool Round::IsHopeless(const ActiveLane& lane) const {
     const bool full = TurnOf(shape).kept.job != nullptr && shape.free == 0;
     if (shape.total > 0 && !full && queues_[lane.queue].blocked[cuda] == nullptr) return false;
   }
-  return lane.looked_at > kLeastLaneDepth;
+  // Who asks about one job looks at all before it.
+  return lane.looked_at > kLeastLaneDepth && options_.depth != std::numeric_limits<size_t>::max();
 }
 
 const WaitingJob* Round::Step() {

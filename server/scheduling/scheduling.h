@@ -18,7 +18,8 @@ struct SchedulingOptions {
   // While nobody knows when the slots of a waiting job come free, jobs with at most this time limit may pass it.
   absl::Duration blind_backfill = absl::Minutes(10);
   // Jobs that cannot start are looked at in one round until there were so many (spread evenly over queues and kinds of
-  // requests, of each at least a few). Those that no worker or quota could ever hold do not count.
+  // requests, of each at least a few). Those that no worker or quota could ever hold do not count. The largest number:
+  // until all were.
   size_t depth = 256;
 };
 

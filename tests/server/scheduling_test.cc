@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
+
 namespace sab::server {
 namespace {
 
@@ -429,6 +431,13 @@ TEST_F(SchedulingTest, ExplainsThePlaceWhoMustEndAndTheExpectedStart) {
   const Explanation third = Explain(&cluster_, JobId("last"), kNow, options_);
   EXPECT_EQ(third.position, 3);
   EXPECT_EQ(third.expected_start, kNow + absl::Minutes(90));
+}
+
+TEST_F(SchedulingTest, ExplainsAJobFarBehindOthersThatWait) {
+  Add(Worker("a", 1, 0, 1));
+  cluster_.PutRunning(Running("r", "a", 1), kNow);
+  for (int i = 0; i < 300; ++i) Queue(Entry(absl::StrCat("j", i), 1, 50, i));
+  EXPECT_EQ(Explain(&cluster_, JobId("j299"), kNow, options_).position, 300);
 }
 
 TEST_F(SchedulingTest, SaysWhyTheStartIsUnknown) {
