@@ -5,6 +5,7 @@
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/parameters.h"
+#include "model/save_points.h"
 
 namespace sab::model {
 
@@ -25,6 +26,11 @@ class Engine {
 
   // Outputs y (B,T,O), for tests, prediction and sampling.
   virtual at::Tensor Outputs(const Batch& batch) = 0;
+
+  // From now on ForwardBackward saves what it has done with `points` (null: no more), goes on from what it finds there,
+  // to the same bits, and throws PassStopped when it is asked to stop. `points` outlives its use. False: this engine
+  // or network has no save points.
+  virtual bool SetSavePoints(SavePoints* /*points*/) { return false; }
 };
 
 // The engine that config.engine names, on the device of `parameters`, which must outlive it.

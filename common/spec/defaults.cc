@@ -100,6 +100,7 @@ void ResolveDefaults(v1::JobSpec* spec) {
   SAB_DEFAULT(checkpoint, keep_best, 1);
   SAB_DEFAULT(checkpoint, initial, false);
   SAB_DEFAULT(checkpoint, keep_every, 0);
+  if (checkpoint->within_update().empty()) checkpoint->set_within_update("60s");
   v1::ResourceSpec* resources = spec->mutable_resources();
   SAB_DEFAULT(resources, replicas, 1);
   SAB_DEFAULT_ENUM(resources, device, v1::DEVICE_KIND_AUTO);

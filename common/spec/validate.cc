@@ -364,6 +364,9 @@ class Checker {
     if (checkpoint.has_keep_latest()) Range("checkpoint.keep_latest", checkpoint.keep_latest(), 1, 1'000'000);
     if (checkpoint.has_keep_best()) Range("checkpoint.keep_best", checkpoint.keep_best(), 0, 1'000'000);
     if (checkpoint.has_keep_every()) Range("checkpoint.keep_every", checkpoint.keep_every(), 0, int64_t{1} << 53);
+    if (const auto interval = ParseSaveInterval(checkpoint.within_update()); !interval.ok()) {
+      Add("checkpoint.within_update", std::string(interval.status().message()));
+    }
   }
 
   void ResourcesAndQueue() {
@@ -551,6 +554,17 @@ absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("must be a duration of at least 1s, for example 90s or 2h30m, got \"", std::string(text), "\""));
+}
+
+absl::StatusOr<absl::Duration> ParseSaveInterval(std::string_view text) {
+  absl::Duration interval;
+  if (text.empty()) return interval;
+  if (absl::ParseDuration(std::string(text), &interval) &&
+      (interval == absl::ZeroDuration() || (interval >= absl::Seconds(1) && interval <= absl::Hours(24)))) {
+    return interval;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "must be a duration from 1s to 24h, for example 60s or 5m, or 0 for none, got \"", std::string(text), "\""));
 }
 
 }  // namespace sab::spec

@@ -43,6 +43,9 @@ absl::StatusOr<int64_t> ParseMemory(std::string_view text);
 // "2h30m"; InfiniteDuration for "". InvalidArgument shows the form expected.
 absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text);
 
+// Of checkpoint.within_update: "60s"; zero, which is none, for "0" and "". InvalidArgument shows the form expected.
+absl::StatusOr<absl::Duration> ParseSaveInterval(std::string_view text);
+
 // Whether the job trains, which it does unless it says otherwise.
 bool IsTraining(const v1::JobSpec& spec);
 

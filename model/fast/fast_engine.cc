@@ -6,60 +6,33 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cmath>
-#include <condition_variable>
+#include <cstring>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "model/fast/block_saver.h"
+#include "model/fast/block_sum.h"
 #include "model/fast/buffer.h"
 #include "model/fast/footprint.h"
 #include "model/fast/input_layer.h"
 #include "model/fast/plan.h"
 #include "model/fast/team.h"
+#include "model/random.h"
 #include "model/row_streams.h"
 
 namespace sab::model {
 namespace {
 
 using fast::BlockInput;
+using fast::BlockSaver;
+using fast::BlockSum;
 using fast::BlockSums;
 using fast::Gradients;
 using fast::Plan;
-
-PassSums ToPassSums(const BlockSums& s) {
-  return {s.loss_sum,
-          s.loss_count,
-          s.scored_loss_sum,
-          s.scored_count,
-          s.correct_count,
-          s.guarded_count,
-          std::sqrt(s.max_hidden_square)};
-}
-
-// Adds blocks' results in the order of the blocks, whichever thread brings them.
-template <class T>
-class InOrder {
- public:
-  InOrder(T* total, int64_t count, PassSums* sums) : total_(total), count_(count), sums_(sums) {}
-
-  void Add(int64_t block, const T* part, const BlockSums& sums) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    turn_.wait(lock, [&] { return next_ == block; });
-    for (int64_t i = 0; i < count_; ++i) total_[i] += part[i];
-    *sums_ += ToPassSums(sums);
-    ++next_;
-    turn_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable turn_;
-  int64_t next_ = 0;
-  T* const total_;
-  const int64_t count_;
-  PassSums* const sums_;
-};
 
 template <class T>
 class FastEngine : public Engine {
@@ -78,6 +51,13 @@ class FastEngine : public Engine {
     return RunBlocks(fast::MakePlan(config_, shape_, batch.rows(), batch.steps(), false), batch, 0, nullptr);
   }
 
+  // Kind attention reads all states at once, from beginning to end.
+  bool SetSavePoints(SavePoints* points) override {
+    if (config_.kind == Kind::kAttention) return false;
+    points_ = points;
+    return true;
+  }
+
   // Adds each part's ticks in later passes, from every thread: for one thread only. Null: ends it.
   void Measure(int64_t* ticks) { ticks_ = ticks; }
 
@@ -90,6 +70,9 @@ class FastEngine : public Engine {
  private:
   // The batch's tensors as the kernels read them: contiguous, of the network's type.
   struct Inputs {
+    // Of the tensors' bytes.
+    uint64_t Hash() const;
+
     Inputs(const Batch& batch, const TaskShape& shape, at::ScalarType type, bool with_targets);
     BlockInput<T> Block(int64_t first, int64_t rows, int64_t steps, const TaskShape& shape) const;
 
@@ -108,6 +91,11 @@ class FastEngine : public Engine {
 
   fast::PackedNet<T> PackNet(const Plan& plan);
   PassSums RunBlocks(const Plan& plan, const Batch& batch, double loss_scale, T* outputs);
+  // How a training pass is saved; nothing where it is not. What is referred to outlives it.
+  std::optional<typename BlockSaver<T>::Pass> SavedPass(const Plan& plan, const Inputs& inputs, double loss_scale,
+                                                        BlockSum<T>* sum) const;
+  // What a training pass's results depend on, but for what the configuration and the program say.
+  std::string IdentityOf(const Plan& plan, const Inputs& inputs, double loss_scale) const;
   void AddGradients(const Plan& plan);
   Gradients<T> Total(const Plan& plan) { return fast::LayOutGradients<T>(plan, reinterpret_cast<T*>(total_.Need(0))); }
 
@@ -120,6 +108,7 @@ class FastEngine : public Engine {
   fast::Buffer net_, total_;        // packed weights; sum of the blocks' gradients
   std::vector<T> input_gates_, wide_;
   int64_t* ticks_ = nullptr;
+  SavePoints* points_ = nullptr;
 };
 
 template <class T>
@@ -205,15 +194,16 @@ PassSums FastEngine<T>::RunBlocks(const Plan& plan, const Batch& batch, double l
   T* const total = reinterpret_cast<T*>(total_.Need(gradient_bytes));
   std::fill_n(total, count, T{0});
 
-  PassSums sums;
-  InOrder<T> in_order(total, count, &sums);
-  std::atomic<int64_t> next{0};
+  BlockSum<T> sum(total, count);
+  const std::optional<typename BlockSaver<T>::Pass> saved = SavedPass(plan, inputs, loss_scale, &sum);
+  if (saved) sum.Load(saved->points, saved->identity);
+  std::atomic<int64_t> next{sum.done()};
   team_->Run([&](int member) {
     if (static_cast<size_t>(member) >= at_once) return;
     char* const base = work_[static_cast<size_t>(member)].Need(0);
     const fast::Workspace<T> work = fast::LayOutWorkspace<T>(plan, base);
     T* const part = reinterpret_cast<T*>(base + work_bytes);
-    for (int64_t block = next++; block < blocks; block = next++) {
+    for (int64_t block = next++; block < blocks && !sum.left(); block = next++) {
       const int64_t first = block * plan.rows;
       BlockInput<T> in = inputs.Block(first, std::min(plan.rows, rows - first), plan.steps, shape_);
       in.metric_from = batch.metric_from;
@@ -222,15 +212,65 @@ PassSums FastEngine<T>::RunBlocks(const Plan& plan, const Batch& batch, double l
       if (outputs != nullptr) in.outputs = outputs + first * plan.steps * shape_.outputs;
       BlockSums block_sums;
       std::fill_n(part, count, T{0});
-      if (plan.backward) {
-        kernels_.train(plan, net, in, work, fast::LayOutGradients<T>(plan, part), &block_sums);
-      } else {
+      if (!plan.backward) {
         kernels_.evaluate(plan, net, in, work, &block_sums);
+        sum.Add(block, part, block_sums);
+        continue;
       }
-      in_order.Add(block, part, block_sums);
+      const fast::BlockMemory<T> memory{plan, in.rows, work, part, count, &block_sums};
+      std::optional<BlockSaver<T>> saver;
+      if (saved) in.pauses = saver.emplace(*saved, member, block, memory).pauses();
+      if (!kernels_.train(plan, net, in, work, fast::LayOutGradients<T>(plan, part), &block_sums)) {
+        sum.Leave();
+      } else if (!sum.Add(block, part, block_sums)) {
+        saver->KeepDone();
+      }
     }
   });
-  return sums;
+  if (sum.left()) throw PassStopped();
+  if (saved && saved->points.IsLong()) saved->save_sum();
+  return sum.sums();
+}
+
+template <class T>
+std::optional<typename BlockSaver<T>::Pass> FastEngine<T>::SavedPass(const Plan& plan, const Inputs& inputs,
+                                                                     double loss_scale, BlockSum<T>* sum) const {
+  if (points_ == nullptr || !plan.backward) return std::nullopt;
+  // Hashing takes its time: once, and only if it is asked for.
+  struct Once {
+    std::once_flag flag;
+    std::string text;
+  };
+  const auto identity = [this, &plan, &inputs, loss_scale, once = std::make_shared<Once>()] {
+    std::call_once(once->flag, [&] { once->text = IdentityOf(plan, inputs, loss_scale); });
+    return once->text;
+  };
+  return typename BlockSaver<T>::Pass{*points_, identity, [this, sum, identity] { sum->Save(*points_, identity); }};
+}
+
+template <class T>
+uint64_t FastEngine<T>::Inputs::Hash() const {
+  uint64_t hash = 0;
+  for (const at::Tensor* tensor : {&x, &symbols, &targets, &values, &lengths}) {
+    const uint64_t one = tensor->defined() ? HashBytes(tensor->const_data_ptr(), tensor->nbytes()) : 0;
+    const uint64_t both[] = {hash, one};
+    hash = HashBytes(both, sizeof(both));
+  }
+  return hash;
+}
+
+template <class T>
+std::string FastEngine<T>::IdentityOf(const Plan& plan, const Inputs& inputs, double loss_scale) const {
+  const at::Tensor& values = parameters_.values();
+  uint64_t scale = 0;
+  std::memcpy(&scale, &loss_scale, sizeof(scale));
+  std::string text = std::string(kernels_.name) + "," + std::to_string(sizeof(T));
+  for (const uint64_t number :
+       {HashBytes(values.const_data_ptr(), values.nbytes()), inputs.Hash(), scale, static_cast<uint64_t>(plan.rows),
+        static_cast<uint64_t>(plan.steps), static_cast<uint64_t>(plan.chunk), static_cast<uint64_t>(plan.recompute)}) {
+    text += "," + std::to_string(number);
+  }
+  return text;
 }
 
 // From the padded, transposed sums of the blocks to the parameters' gradients.

@@ -74,10 +74,10 @@ void Pack(const Plan& p, const NetView<T>& net, PackedNet<T>* out, T* wide) {
 }
 
 template <class T>
-void Train(const Plan& plan, const PackedNet<T>& net, const BlockInput<T>& input, const Workspace<T>& work,
+bool Train(const Plan& plan, const PackedNet<T>& net, const BlockInput<T>& input, const Workspace<T>& work,
            const Gradients<T>& gradients, BlockSums* sums) {
   const Block<T> block{plan, net, input, work, &gradients, sums};
-  Sweep<T>(block).Train();
+  return Sweep<T>(block).Train();
 }
 
 template <class T>

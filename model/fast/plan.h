@@ -243,6 +243,24 @@ SAB_PLAN_INLINE inline int64_t Ticks() {
 #endif
 }
 
+// Where a block's pass stands between two chunks.
+struct Place {
+  int64_t forward = 0;  // chunks that have gone forward
+  int64_t left = -1;    // chunks that have yet to go back; -1: none has begun to
+  int64_t written = 1;  // memories whose writes are in force
+  bool live = false;    // going backward: a gradient is on its way
+};
+
+// Lets a training pass be left between two chunks, and taken up again there.
+struct Pauses {
+  void* context = nullptr;
+  // Fills in a workspace that is ready for the first step with what was saved at *place. False: nothing was saved.
+  bool (*resume)(void* context, Place* place) = nullptr;
+  // Between two chunks; all that the rest of the pass depends on is in the workspace, gradients, sums and `place`.
+  // False: the pass is to be left.
+  bool (*between)(void* context, const Place& place) = nullptr;
+};
+
 // The rows of one block. Pointers are to its first row; rows lie `steps` apart.
 template <class T>
 struct BlockInput {
@@ -256,7 +274,8 @@ struct BlockInput {
   T* outputs = nullptr;               // (rows, T, real O), written when not null (evaluation only)
   int64_t metric_from = 0;
   double loss_scale = 0;
-  int64_t* ticks = nullptr;  // (kParts) of Ticks(), added to; null: not measured
+  int64_t* ticks = nullptr;        // (kParts) of Ticks(), added to; null: not measured
+  const Pauses* pauses = nullptr;  // training, but not kind attention; null: the pass goes on to its end
 
   SAB_PLAN_INLINE int64_t length(int64_t row, int64_t steps) const { return lengths != nullptr ? lengths[row] : steps; }
 };
@@ -278,8 +297,8 @@ struct Kernels {
   const char* name;
   // wide: scratch of max(4H, O) * H elements.
   void (*pack)(const Plan& plan, const NetView<T>& net, PackedNet<T>* packed, T* wide);
-  // Adds to gradients and sums.
-  void (*train)(const Plan& plan, const PackedNet<T>& net, const BlockInput<T>& input, const Workspace<T>& work,
+  // Adds to gradients and sums. False: it was left in the middle.
+  bool (*train)(const Plan& plan, const PackedNet<T>& net, const BlockInput<T>& input, const Workspace<T>& work,
                 const Gradients<T>& gradients, BlockSums* sums);
   void (*evaluate)(const Plan& plan, const PackedNet<T>& net, const BlockInput<T>& input, const Workspace<T>& work,
                    BlockSums* sums);

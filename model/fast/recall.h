@@ -30,6 +30,10 @@ class Memories {
   // Holds m_1 = 0 alone.
   void Reset();
 
+  // How many memories' writes are in force, m_1 included; and to go on from there, with a workspace as it was then.
+  int64_t written() const { return written_; }
+  void Resume(int64_t written) { written_ = written; }
+
   // Adds s to h (R, H), which holds the state before recall, and leaves s in context (R, H). query is W_q h^ (R, H).
   void Recall(int64_t t, const T* query, T* h, T* context);
 

@@ -11,6 +11,9 @@
 // products over the chunk. With recompute only the state before each chunk and the recalls are kept, and a chunk's
 // steps are run again first.
 //
+// Between two chunks a training pass can be left, and taken up again (Pauses). Of steps that went forward before that,
+// gates and queries are not kept: without recompute they too are run again, once.
+//
 // Kind attention is an lstm whose states are read when all are known, and whose way back starts with what that reading
 // sends them.
 namespace sab::model::fast::SAB_ISA {
@@ -27,7 +30,8 @@ class Sweep {
         rows_(block.rows()),
         hidden_(block.hidden()) {}
 
-  void Train();
+  // False: left in the middle, see Pauses.
+  bool Train();
   void Evaluate();
 
  private:
@@ -46,7 +50,9 @@ class Sweep {
   const T* FromOutputs(int64_t t) const { return Attends() ? w_.d_states + t * b_.state() : Chunked(w_.d_out_h, t); }
 
   void Begin();
-  void ForwardAll();
+  bool ForwardAll(Place* place);
+  Place Resume();
+  bool GoesOn(Place* place) const;
   void ReadStates();
   void BeginChunk(int64_t first);
   void Forward(int64_t t, bool again);
@@ -71,6 +77,7 @@ class Sweep {
   const int64_t rows_;
   const int64_t hidden_;
   bool live_ = false;  // going backward: d_h or d_c may differ from 0
+  int64_t bare_ = 0;   // of so many chunks only the first states are there
 };
 
 template <class T>
@@ -176,18 +183,40 @@ void Sweep<T>::ForwardRecall(int64_t t, bool again, T* h) {
   memories_.Write(t, provisional ? memory : h);
 }
 
+// Where the pass is taken up: in the middle, or at its beginning.
 template <class T>
-void Sweep<T>::ForwardAll() {
-  Begin();
+Place Sweep<T>::Resume() {
+  Place place;
+  if (b_.in.pauses == nullptr || !b_.in.pauses->resume(b_.in.pauses->context, &place)) return Place();
+  memories_.Resume(place.written);
+  live_ = place.live;
+  bare_ = place.forward;
+  return place;
+}
+
+template <class T>
+bool Sweep<T>::GoesOn(Place* place) const {
+  if (b_.in.pauses == nullptr) return true;
+  place->written = memories_.written();
+  place->live = live_;
+  return b_.in.pauses->between(b_.in.pauses->context, *place);
+}
+
+template <class T>
+bool Sweep<T>::ForwardAll(Place* place) {
   const bool outputs_now = b_.gradients == nullptr && !Attends();
-  for (int64_t first = 1; first <= b_.plan.steps; first += b_.plan.chunk) {
-    const int64_t last = ChunkEnd(first), count = last - first + 1;
+  const int64_t chunks = b_.plan.chunks();
+  while (place->forward < chunks) {
+    const int64_t first = 1 + place->forward * b_.plan.chunk, last = ChunkEnd(first), count = last - first + 1;
     BeginChunk(first);
     for (int64_t t = first; t <= last; ++t) Forward(t, false);
     const T* h = HiddenBefore(first) + b_.state();
     if (outputs_now) outputs_.Pass(first, count, h, Context(first));
     if (Attends()) Copy(h, w_.states + first * b_.state(), count * b_.state());
+    ++place->forward;
+    if (place->forward < chunks && !GoesOn(place)) return false;
   }
+  return true;
 }
 
 // Kind attention, once all states are known: contexts and outputs; in training also the gradients of the states.
@@ -218,35 +247,49 @@ void Sweep<T>::ReadStates() {
 
 template <class T>
 void Sweep<T>::Evaluate() {
-  ForwardAll();
+  Begin();
+  Place place;
+  ForwardAll(&place);
   if (Attends()) ReadStates();
 }
 
 template <class T>
-void Sweep<T>::Train() {
+bool Sweep<T>::Train() {
   for (int64_t i = 0; i < kPad; ++i) w_.ones[i] = 1;
-  ForwardAll();
-  if (Attends()) ReadStates();
-  if (Recalls()) memories_.ClearGradients();
-  Zero(w_.d_h, b_.state());
-  Zero(w_.d_c, b_.state());
-  for (int64_t chunk = b_.plan.chunks() - 1; chunk >= 0; --chunk) BackwardChunk(1 + chunk * b_.plan.chunk);
+  Begin();
+  Place place = Resume();
+  if (place.left < 0) {
+    if (!ForwardAll(&place)) return false;
+    if (Attends()) ReadStates();
+    if (Recalls()) memories_.ClearGradients();
+    Zero(w_.d_h, b_.state());
+    Zero(w_.d_c, b_.state());
+    place.left = b_.plan.chunks();
+  }
+  while (place.left > 0) {
+    --place.left;
+    BackwardChunk(1 + place.left * b_.plan.chunk);
+    if (place.left > 0 && !GoesOn(&place)) return false;
+  }
+  return true;
 }
 
 // Brings the chunk's steps back to where Forward left them; its contexts too.
 template <class T>
 void Sweep<T>::Restore(int64_t first) {
   const int64_t state = b_.state();
-  if (!b_.plan.recompute) {
+  if (!b_.plan.recompute && (first - 1) / b_.plan.chunk >= bare_) {
     if (!Recalls()) return;
     for (int64_t t = first; t <= ChunkEnd(first); ++t) {
       memories_.Replay(t, HasQuery() ? Query(t) : nullptr, nullptr, Context(t));
     }
     return;
   }
-  const T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
-  Copy(start, w_.h, state);
-  Copy(start + state, w_.c, state);
+  if (w_.starts != nullptr) {
+    const T* start = w_.starts + (first - 1) / b_.plan.chunk * 2 * state;
+    Copy(start, w_.h, state);
+    Copy(start + state, w_.c, state);
+  }
   for (int64_t t = first; t <= ChunkEnd(first); ++t) Forward(t, true);
 }
 

@@ -97,6 +97,7 @@ TrainLoop::TrainLoop(TrainConfig config, Parts parts)
       parameters_(parts.parameters),
       collective_(&parts.collective),
       observer_(&parts.observer),
+      save_points_(parts.engine.SetSavePoints(parts.save_points) ? parts.save_points : nullptr),
       optimizer_(MakeOptimizer(config_.optimizer, parts.parameters.values())) {
   Join();
   if (config_.stop_when) RequireFigure(*config_.stop_when, "eval.stop_when");
@@ -109,6 +110,7 @@ TrainLoop::TrainLoop(TrainConfig config, Parts parts, TrainLoop& before) : Train
   holds_state_ = before.holds_state_;
   agreed_ = before.agreed_;
   leave_agreed_ = before.leave_agreed_;
+  checkpointed_ = before.checkpointed_;
 }
 
 void TrainLoop::Join() {
@@ -137,6 +139,7 @@ void TrainLoop::Rejoin(Collective& collective, TrainObserver& observer) {
   stop_requested_ = false;
   leave_requested_ = false;
   leave_agreed_ = false;
+  checkpointed_ = 0;  // whose rank it was may have died before it was written
   Join();
 }
 
@@ -153,6 +156,7 @@ void TrainLoop::RequireFigure(const Condition& condition, const char* field) con
 void TrainLoop::Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state) {
   optimizer_->Restore(optimizer_state, state.optimizer_steps);
   state_ = state;
+  checkpointed_ = state.step;
 }
 
 std::string TrainLoop::Run() {
@@ -174,6 +178,8 @@ std::string TrainLoop::Train(int64_t end) {
     }
   } catch (const Stopped&) {
     return "";
+  } catch (const PassStopped&) {
+    return "";
   }
 }
 
@@ -190,6 +196,7 @@ void TrainLoop::Settle() {
   observer_->OnActivity(Activity::kCheckpoint);
   TrainState saved = state_;
   saved.saved = true;
+  checkpointed_ = state_.step;
   observer_->OnCheckpoint(saved);
 }
 
@@ -272,6 +279,7 @@ void TrainLoop::TakeStateFrom(int root) {
   for (NamedTensor& named : optimizer) collective_->Broadcast(named.tensor, root);
   if (giver) return;
   state_ = UnpackState(host.data_ptr<double>(), host.numel());
+  checkpointed_ = 0;
   optimizer_->Restore(optimizer, state_.optimizer_steps);
 }
 
@@ -306,6 +314,7 @@ PassSums TrainLoop::PassOverRows(const StepReport& at, double loss_scale, int64_
   const Batch batch = OnDevice(task_.TrainingBatch(at.step, at.length, my_rows_));
   *steps = batch.steps();
   parameters_.gradients().zero_();
+  if (save_points_ != nullptr) save_points_->BeginPart(my_rows_.first);
   return engine_.ForwardBackward(batch, loss_scale);
 }
 
@@ -320,6 +329,7 @@ PassSums TrainLoop::PassOverShards(const StepReport& at, double loss_scale, int6
     const Batch batch = OnDevice(task_.TrainingBatch(at.step, at.length, rows));
     *steps = batch.steps();
     gradients.zero_();
+    if (save_points_ != nullptr) save_points_->BeginPart(rows.first);
     const PassSums sums = engine_.ForwardBackward(batch, loss_scale);
     at::Tensor& part = shard_sum_->Next();
     part.narrow(0, 0, n).copy_(gradients);
@@ -332,10 +342,22 @@ PassSums TrainLoop::PassOverShards(const StepReport& at, double loss_scale, int6
   return Unpack(at::cat({sum.narrow(0, n, kSummed), at::full({1}, norm, sum.options())}));
 }
 
+void TrainLoop::BeginUpdate(int64_t step) {
+  if (save_points_ == nullptr) return;
+  save_points_->BeginUpdate({step, &stop_requested_, [this] {
+                               if (checkpointed_ == state_.step) return;
+                               TrainState saved = state_;
+                               saved.saved = true;
+                               checkpointed_ = state_.step;
+                               observer_->OnLongUpdate(saved);
+                             }});
+}
+
 StepReport TrainLoop::Step() {
   observer_->OnActivity(Activity::kStep);
   StepReport report;
   report.step = state_.step + 1;
+  BeginUpdate(report.step);
   report.length = LengthOf(report.step);
   report.rows = config_.batch_size;
   const int64_t loss_count = task_.TrainingLossCount(report.step, report.length, config_.batch_size);
@@ -364,6 +386,7 @@ StepReport TrainLoop::Step() {
   report.max_hidden_norm = sums.max_hidden_norm;
   report.guarded_fraction = static_cast<double>(sums.guarded_count) / static_cast<double>(config_.batch_size * steps);
   report.skipped_steps = state_.skipped_steps;
+  if (save_points_ != nullptr) save_points_->EndUpdate();
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include "model/collective/collective.h"
 #include "model/engine.h"
 #include "model/parameters.h"
+#include "model/save_points.h"
 #include "model/tasks/task.h"
 #include "model/train/optimizer.h"
 #include "model/train/shard_sum.h"
@@ -78,6 +79,10 @@ class TrainObserver {
   virtual void OnEval(const EvalReport& report) = 0;
   // Parameters and optimiser are between two steps; they may be read until this returns. Called on every rank.
   virtual void OnCheckpoint(const TrainState& state) = 0;
+  // The update after `state` takes so long that it is about to be saved in the middle, which is of use only where
+  // `state` is: it ought to be in a checkpoint, and this rank has written none of it. As OnCheckpoint, but perhaps on
+  // a thread of the engine, for which the training thread waits.
+  virtual void OnLongUpdate(const TrainState& /*state*/) {}
   // From now on, until the next call. A step and an evaluation are left for each collective call and come back after
   // it.
   virtual void OnActivity(Activity) {}
@@ -98,6 +103,7 @@ class TrainLoop {
     ParameterSet& parameters;
     Collective& collective;
     TrainObserver& observer;
+    SavePoints* save_points = nullptr;  // for updates that take long, if the engine can; null: none
   };
   // Throws std::invalid_argument: fewer rows than ranks, shards that the batch or the ranks do not divide into, or a
   // condition on a figure that the task does not have.
@@ -137,8 +143,9 @@ class TrainLoop {
   void Agree();
   std::string Train(int64_t end = kNoEnd);
 
-  // Makes Run return after the present step, without evaluation or checkpoint. This rank alone: the others are asked by
-  // other means. Any thread; safe in a signal handler.
+  // Makes Run return after the present step, without evaluation or checkpoint; with save points soon, in the middle of
+  // the step, which goes on there later. This rank alone: the others are asked by other means. Any thread; safe in a
+  // signal handler.
   // Rejoin takes it back.
   void RequestStop() { stop_requested_ = true; }
 
@@ -162,6 +169,7 @@ class TrainLoop {
   void TakeStateFrom(int root);
   void Settle();
   void AllReduce(at::Tensor& tensor, Activity then);
+  void BeginUpdate(int64_t step);
   StepReport Step();
   // Forward and backward over this rank's rows. `steps` is set to the sequences' length.
   PassSums PassOverRows(const StepReport& at, double loss_scale, int64_t* steps);
@@ -184,12 +192,14 @@ class TrainLoop {
   ParameterSet& parameters_;
   Collective* collective_;
   TrainObserver* observer_;
-  RowRange my_rows_;    // of the global batch
-  RowRange my_shards_;  // of config_.shards
+  SavePoints* const save_points_;  // null: none
+  RowRange my_rows_;               // of the global batch
+  RowRange my_shards_;             // of config_.shards
   std::unique_ptr<Optimizer> optimizer_;
   at::Tensor exchange_;                // gradients and sums of one step, for one all-reduce; undefined for one rank
   std::optional<ShardSum> shard_sum_;  // of the same without the norms; with shards alone
   TrainState state_;
+  int64_t checkpointed_ = 0;  // the last step that this rank has given to a checkpoint, or came from one; 0 needs none
   bool holds_state_ = true;
   bool agreed_ = false;
   std::atomic<bool> stop_requested_ = false;

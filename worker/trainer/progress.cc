@@ -100,6 +100,11 @@ void Progress::OnCheckpoint(const model::TrainState& state) {
   step_end_ = now;
 }
 
+void Progress::OnLongUpdate(const model::TrainState& state) {
+  if (checkpoints_ == nullptr) return;
+  checkpoints_->Submit({options_.checkpoint, TakeSnapshot(state, *parameters_, loop_->Freeze()), options_.publish});
+}
+
 void Progress::OnActivity(model::Activity activity) {
   static constexpr v1::TrainerActivity kActivities[] = {v1::TRAINER_ACTIVITY_STEP, v1::TRAINER_ACTIVITY_COLLECTIVE,
                                                         v1::TRAINER_ACTIVITY_EVALUATION,

@@ -36,6 +36,7 @@ class Progress : public model::TrainObserver {
   void OnStep(const model::StepReport& report) override;
   void OnEval(const model::EvalReport& report) override;
   void OnCheckpoint(const model::TrainState& state) override;
+  void OnLongUpdate(const model::TrainState& state) override;
   void OnActivity(model::Activity activity) override;
   void OnAgreed(const model::TrainState& state, int source_rank) override;
   // The figures of the last step, if they were held back.

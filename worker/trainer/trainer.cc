@@ -5,6 +5,7 @@
 #include <c10/core/DeviceGuard.h>
 
 #include <chrono>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <set>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/checkpoint/checkpoint.h"
 #include "common/spec/update.h"
 #include "common/spec/validate.h"
 #include "model/train/train_loop.h"
@@ -20,6 +22,7 @@
 #include "worker/trainer/checkpointing.h"
 #include "worker/trainer/preparation.h"
 #include "worker/trainer/progress.h"
+#include "worker/trainer/save_points.h"
 #include "worker/trainer/spec_translation.h"
 
 namespace sab::trainer {
@@ -74,6 +77,26 @@ std::unique_ptr<model::Collective> Meet(const v1::GetAssignmentResponse& assignm
   return collective;
 }
 
+// What an update's results depend on beside its parameters and rows.
+std::string SaveContext(const std::string& job, const v1::JobSpec& spec) {
+  return Sha256(absl::StrCat(SAB_VERSION, "\n", job, "\n", spec.model().SerializeAsString(), "\n",
+                             spec.task().SerializeAsString()));
+}
+
+// Null: the job wants none. Beside the job's checkpoints: where workers have that folder in common, a rank finds its
+// save points on any of them.
+std::unique_ptr<FileSavePoints> MakeSavePoints(const v1::GetAssignmentResponse& assignment) {
+  const v1::JobSpec& spec = assignment.assignment().spec();
+  const absl::StatusOr<absl::Duration> interval = spec::ParseSaveInterval(spec.checkpoint().within_update());
+  OrThrow(interval.status());
+  if (*interval <= absl::ZeroDuration()) return nullptr;
+  const std::filesystem::path checkpoints = assignment.checkpoint_dir();
+  auto points = std::make_unique<FileSavePoints>(
+      FileSavePoints::Options{.folder = checkpoints.parent_path() / "save_points", .interval = *interval});
+  points->SetContext(SaveContext(assignment.assignment().id().job(), spec));
+  return points;
+}
+
 // Lets a stop request interrupt the training for as long as it lives.
 class Interruption {
  public:
@@ -103,6 +126,7 @@ struct Replica::Parts {
   std::optional<Restored> restored;  // until the loop has taken it
   std::unique_ptr<model::Task> task;
   std::unique_ptr<model::ParameterSet> parameters;
+  std::unique_ptr<FileSavePoints> save_points;  // null: none
   std::unique_ptr<model::Engine> engine;
   std::unique_ptr<model::TrainLoop> loop;
   std::unique_ptr<CheckpointWorker> checkpoints;  // once this was rank 0
@@ -129,6 +153,7 @@ void Replica::Build(const v1::GetAssignmentResponse& assignment) {
   // The products of LibTorch that the reference consists of are cut differently for each number of threads.
   if (mine.spec().train().deterministic() && config.engine == model::EngineKind::kReference) at::set_num_threads(1);
   parts->engine = model::MakeEngine(config, parts->task->shape(), *parts->parameters);
+  parts->save_points = MakeSavePoints(assignment);
   if (mine.id().rank() == 0) RemoveUnfinishedCheckpoints(assignment.checkpoint_dir());
   parts_ = std::move(parts);
 }
@@ -166,7 +191,8 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
     parts_->loop->Rejoin(*collective, progress);
   } else {
     parts_->loop = std::make_unique<model::TrainLoop>(
-        train, model::TrainLoop::Parts{*parts_->task, *parts_->engine, *parts_->parameters, *collective, progress});
+        train, model::TrainLoop::Parts{*parts_->task, *parts_->engine, *parts_->parameters, *collective, progress,
+                                       parts_->save_points.get()});
     if (parts_->restored && !parts_->restored->parameters_only)
       parts_->loop->Restore(parts_->restored->state, parts_->restored->optimizer);
     if (mine.from_memory()) parts_->loop->TakeStateFromPeers();
@@ -177,7 +203,10 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
 
   const std::string reason = TrainPieces(mine, *collective, progress, with.interruption);
   progress.Flush();
-  if (rank == 0 && !reason.empty()) OrThrow(parts_->checkpoints->Finish());
+  if (rank == 0 && !reason.empty()) {
+    OrThrow(parts_->checkpoints->Finish());
+    if (parts_->save_points) parts_->save_points->RemoveAll();
+  }
   return reason;
 }
 
@@ -190,6 +219,10 @@ std::string Replica::TrainPieces(const v1::TrainerAssignment& mine, model::Colle
     parts_->loop->Agree();
   }
   const int64_t agreed = parts_->loop->state().step;
+  if (parts_->save_points) {
+    parts_->save_points->Scan();
+    if (mine.id().rank() == 0) parts_->save_points->RemoveUpTo(agreed);
+  }
   spec::SpecChanges changes = mine.changes();
   spec::Settle(agreed, &changes);
   std::set<int64_t> ends = {model::TrainLoop::kNoEnd};
@@ -223,12 +256,13 @@ void Replica::Configure(const v1::JobSpec& spec, model::Collective& collective, 
   auto loop = std::make_unique<model::TrainLoop>(
       ToTrainConfig(spec),
       model::TrainLoop::Parts{task ? *task : *parts_->task, engine ? *engine : *parts_->engine, *parts_->parameters,
-                              collective, progress},
+                              collective, progress, parts_->save_points.get()},
       *parts_->loop);
   parts_->loop = std::move(loop);
   if (task) parts_->task = std::move(task);
   if (engine) parts_->engine = std::move(engine);
   parts_->spec = spec;
+  if (parts_->save_points) parts_->save_points->SetContext(SaveContext(parts_->job, spec));
   progress.Attach(*parts_->parameters, *parts_->loop);
   pulse_.ForgetSteps();
 }
