@@ -149,8 +149,8 @@ absl::Status AddHalving(const Sweep& sweep, v1::JobSpec* spec) {
   halving.set_factor(from.factor);
   for (const Rung& rung : RungsOf(from, trials, spec->train().steps())) halving.add_rungs(rung.step);
   if (!halving.rungs().empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("sweep.halving.first: must be below train.steps = ",
-                                                 spec->train().steps(), ", got ", from.first));
+  return absl::InvalidArgumentError(
+      absl::StrCat("sweep.halving.first: must be below train.steps = ", spec->train().steps(), ", got ", from.first));
 }
 
 // "the best 9 go on after step 500, 3 after step 1500".
@@ -320,7 +320,8 @@ void AddSubmit(CLI::App& app, Context* context) {
       "  sabctl submit copy.yaml --from 3f9k2mzq@500      step 0, with the parameters of that checkpoint\n"
       "  sabctl submit --from 3f9k2mzq --with-optimizer --set train.steps=40000      goes on for longer\n"
       "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points; with\n"
-      "                                `halving: {metric: accuracy, first: 500}` in it the best third goes on after step "
+      "                                `halving: {metric: accuracy, first: 500}` in it the best third goes on after "
+      "step "
       "500\n"
       "  job=$(sabctl submit copy.yaml -o name)\n"
       "  sabctl get JOB -o yaml | sabctl submit -      the same again");

@@ -46,8 +46,9 @@ struct SweepFile {
 //     seed: 1
 //     max_parallel: 4
 //     halving: {metric: accuracy, mode: max, factor: 3, first: 500}            mode and factor may be left out
-// With both grid and random, every drawn point runs with every combination. At most 10,000 jobs. The same file gives the same points.
-// InvalidArgument (InvalidFields, with lines) lists what is wrong with the section; what it sets is not checked here.
+// With both grid and random, every drawn point runs with every combination. At most 10,000 jobs. The same file gives
+// the same points. InvalidArgument (InvalidFields, with lines) lists what is wrong with the section; what it sets is
+// not checked here.
 absl::StatusOr<SweepFile> SplitSweep(std::string_view text);
 
 // One rung of a sweep, and how many go on there.

@@ -493,8 +493,9 @@ class Checker {
     const v1::HalvingSpec& halving = spec_.halving();
     if (!IsTraining(spec_)) return Add("halving", "is a setting of `action: train`; remove it");
     if (spec_.queue().group().empty()) {
-      Add("queue.group", "must be given with halving: the trials of a sweep are the jobs of one group. A `sweep:` "
-                         "section with `halving:` does all of this");
+      Add("queue.group",
+          "must be given with halving: the trials of a sweep are the jobs of one group. A `sweep:` "
+          "section with `halving:` does all of this");
     }
     Range("halving.trials", halving.trials(), 2, 1'000'000);
     if (halving.has_factor()) Range("halving.factor", halving.factor(), 2, 1'000'000);
@@ -518,8 +519,8 @@ class Checker {
     }
     const int64_t last = halving.rungs(halving.rungs_size() - 1);
     if (spec_.train().has_steps() && spec_.train().steps() >= 1 && last >= spec_.train().steps()) {
-      Add("train.steps", absl::StrCat("must be above the last of halving.rungs, ", last, ", got ",
-                                      spec_.train().steps()));
+      Add("train.steps",
+          absl::StrCat("must be above the last of halving.rungs, ", last, ", got ", spec_.train().steps()));
     }
   }
 

@@ -416,7 +416,7 @@ class Coordinator {
     std::set<JobId> entered;
     std::set<std::pair<int64_t, JobId>> outside;  // (creation, job): the oldest goes in next
   };
-  std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);  // those with a bound
+  std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);            // those with a bound
   std::map<std::string, std::set<JobId>> sweeps_ ABSL_GUARDED_BY(mutex_);  // by group: those with `halving`
   std::set<std::string> changed_sweeps_ ABSL_GUARDED_BY(mutex_);
   // Checkpoints that jobs of init_from still need, by name: they are kept, and so is the job that has them.

@@ -27,10 +27,10 @@ struct RankedTrial {
 
 // What becomes of each of `trials`, which are in the order of their creation.
 struct RungDecision {
-  bool decided = false;          // false: somebody is still coming
-  std::vector<int64_t> rank;     // from 1, the best; 0: not ranked
-  std::vector<bool> goes_on;     // among the ranked alone
-  int64_t ranked = 0;            // how many are there or have ended
+  bool decided = false;       // false: somebody is still coming
+  std::vector<int64_t> rank;  // from 1, the best; 0: not ranked
+  std::vector<bool> goes_on;  // among the ranked alone
+  int64_t ranked = 0;         // how many are there or have ended
 };
 // The best `places` of those that are there or have ended go on; of equal figures the earlier trial's is better. What
 // arrives when, and what happens between two calls, makes no difference once all are there.
@@ -38,7 +38,8 @@ RungDecision DecideRung(absl::Span<const RankedTrial> trials, int64_t places, bo
 
 // The step of the next rung of the job; 0: there is none.
 int64_t NextRung(const v1::Job& job);
-// Whether the job has been evaluated at its next rung, with a checkpoint there: it trains no step before it is let past.
+// Whether the job has been evaluated at its next rung, with a checkpoint there: it trains no step before it is let
+// past.
 bool IsAtRung(const v1::Job& job);
 
 // "left its sweep at step 500: 12th of 27 by accuracy (0.41)".

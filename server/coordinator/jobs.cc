@@ -212,11 +212,12 @@ absl::Status Coordinator::DeleteJob(const JobId& id) {
                       "JOB_NEEDED");
   }
   if (const JobEntry* trial = FindUnfinished(entry->record.job.spec()); trial != nullptr) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(trial->id.name(), " of the same sweep is ",
-                                                                 StateName(trial->record.job.state()), " and ",
-                                                                 id.name(), " is ranked with it: cancel it first, or "
-                                                                            "wait for the end of the sweep")),
-                      "JOB_NEEDED");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(trial->id.name(), " of the same sweep is ",
+                                                   StateName(trial->record.job.state()), " and ", id.name(),
+                                                   " is ranked with it: cancel it first, or "
+                                                   "wait for the end of the sweep")),
+        "JOB_NEEDED");
   }
   SAB_RETURN_IF_ERROR(Commit({.delete_jobs = {id}, .add_removals = {id.name()}}));
   metrics_->MoveJob(state, v1::JOB_STATE_UNSPECIFIED);

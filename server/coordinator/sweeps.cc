@@ -18,8 +18,7 @@ constexpr absl::Duration kRetry = absl::Seconds(1);
 // `active`: it holds slots.
 RankedTrial RankedOf(const v1::Job& job, bool active) {
   using Standing = RankedTrial::Standing;
-  const double figure =
-      job.halving().has_figure() ? job.halving().figure() : std::numeric_limits<double>::quiet_NaN();
+  const double figure = job.halving().has_figure() ? job.halving().figure() : std::numeric_limits<double>::quiet_NaN();
   switch (job.state()) {
     case v1::JOB_STATE_FAILED:
     case v1::JOB_STATE_CANCELLED:
@@ -123,9 +122,9 @@ absl::Status Coordinator::ReviewSweep(const std::string& group) {
 
   const v1::HalvingSpec& halving = trials.front()->record.job.spec().halving();
   const auto submitted = static_cast<int64_t>(sweep->second.size());
-  const RungDecision decision = DecideRung(
-      ranked, PlacesAt(halving.trials(), halving.factor(), static_cast<int>(passed)),
-      halving.mode() == v1::HALVING_MODE_MAX);
+  const RungDecision decision =
+      DecideRung(ranked, PlacesAt(halving.trials(), halving.factor(), static_cast<int>(passed)),
+                 halving.mode() == v1::HALVING_MODE_MAX);
   if (decision.decided && submitted >= halving.trials()) return CarryOut(decision, trials);
 
   std::string reason = absl::StrCat("waits at step ", halving.rungs(static_cast<int>(passed)), " of its sweep: ");
@@ -176,6 +175,11 @@ absl::Status Coordinator::CarryOut(const RungDecision& decision, const std::vect
   for (size_t i = 0; i < changed.size(); ++i) {
     Adopt(*changed[i], std::move(change.put_jobs[i]));
     if (IsFinal(changed[i]->record.job.state())) StopWaiting(*changed[i]);
+    LeaveGroup(*changed[i]);
+  }
+  // The oldest first.
+  for (const JobEntry* entry : changed) {
+    if (waiting_.contains(entry->id)) (void)EnterGroup(*entry);
   }
   return absl::OkStatus();
 }
