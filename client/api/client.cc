@@ -167,10 +167,11 @@ absl::Status Client::Follow(Open open, OnResponse on_response, Done done, absl::
   }
 }
 
-absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec, bool validate_only) {
+absl::StatusOr<v1::CreateJobResponse> Client::CreateJob(const v1::JobSpec& spec, bool validate_only,
+                                                        const std::string& request_id) {
   v1::CreateJobRequest request;
   *request.mutable_spec() = spec;
-  request.set_request_id(RandomId(20));
+  request.set_request_id(request_id.empty() ? RandomId(20) : request_id);
   request.set_validate_only(validate_only);
   v1::CreateJobResponse response;
   SAB_RETURN_IF_ERROR(Retry([&](auto& context) { return stubs_->jobs.CreateJob(&context, request, &response); }));

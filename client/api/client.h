@@ -48,8 +48,10 @@ class Client {
 
   const ClientOptions& options() const { return options_; }
 
-  // With `validate_only` nothing is created and the resolved spec and its predicted cost come back.
-  absl::StatusOr<v1::CreateJobResponse> CreateJob(const v1::JobSpec& spec, bool validate_only = false);
+  // With `validate_only` nothing is created and the resolved spec and its predicted cost come back. `request_id`: of a
+  // call that may be repeated by another client; empty: one is drawn.
+  absl::StatusOr<v1::CreateJobResponse> CreateJob(const v1::JobSpec& spec, bool validate_only = false,
+                                                  const std::string& request_id = "");
   absl::StatusOr<v1::Job> GetJob(const JobId& job);
   absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request);
   absl::StatusOr<v1::Job> CancelJob(const JobId& job);

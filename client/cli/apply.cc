@@ -53,6 +53,7 @@ absl::StatusOr<v1::JobSpec> SpecFor(Context& context, const v1::Checkpoint& chec
   spec.clear_curriculum();
   spec.clear_checkpoint();
   spec.clear_init_from();
+  spec.clear_halving();
   spec.mutable_init_from()->set_checkpoint(checkpoint.name());
   spec.mutable_train()->clear_steps();
   spec.mutable_train()->clear_schedule();

@@ -21,6 +21,7 @@ struct SubmitOptions {
   std::vector<std::string> overrides;
   std::string from;
   bool with_optimizer = false;
+  std::string sweep;
   bool dry_run = false;
   bool watch = false;
   std::string output;
@@ -142,10 +143,36 @@ void Print(Context& context, const SubmitOptions& options, const v1::CreateJobRe
   out.flush();
 }
 
-// The jobs of a sweep: the file's spec with what each sets, in one group that carries a drawn name. Every one is
-// checked before the first is submitted.
-absl::StatusOr<std::vector<v1::JobSpec>> Expand(const Context& context, const v1::JobSpec& base, const Sweep& sweep) {
-  const std::string group = absl::StrCat("sweep-", RandomId(6));
+absl::Status AddHalving(const Sweep& sweep, v1::JobSpec* spec) {
+  if (!sweep.halving.has_value()) return absl::OkStatus();
+  const SweepHalving& from = *sweep.halving;
+  const auto trials = static_cast<int64_t>(sweep.points.size());
+  v1::HalvingSpec& halving = *spec->mutable_halving();
+  halving.set_trials(trials);
+  halving.set_metric(from.metric);
+  if (!from.mode.empty()) halving.set_mode(from.mode == "max" ? v1::HALVING_MODE_MAX : v1::HALVING_MODE_MIN);
+  halving.set_factor(from.factor);
+  for (const Rung& rung : RungsOf(from, trials, spec->train().steps())) halving.add_rungs(rung.step);
+  if (!halving.rungs().empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("sweep.halving.first: must be below train.steps = ", spec->train().steps(), ", got ", from.first));
+}
+
+// "the best 9 go on after step 500, 3 after step 1500".
+std::string DescribeRungs(const SweepHalving& halving, int64_t trials, int64_t steps) {
+  std::string text = "the best ";
+  for (const Rung& rung : RungsOf(halving, trials, steps)) {
+    absl::StrAppend(&text, text.back() == ' ' ? "" : ", ", rung.places, text.back() == ' ' ? " go on" : "",
+                    " after step ", rung.step);
+  }
+  return text;
+}
+
+// The jobs of a sweep: the file's spec with what each sets, in one group. Every one is checked before the first is
+// submitted.
+absl::StatusOr<std::vector<v1::JobSpec>> Expand(const Context& context, v1::JobSpec base, const Sweep& sweep,
+                                                const std::string& group) {
+  SAB_RETURN_IF_ERROR(AddHalving(sweep, &base));
   std::vector<v1::JobSpec> specs;
   for (const SweepPoint& point : sweep.points) {
     v1::JobSpec& spec = specs.emplace_back(base);
@@ -170,11 +197,21 @@ absl::StatusOr<std::vector<v1::JobSpec>> Expand(const Context& context, const v1
 
 int SubmitSweep(Context& context, const SubmitOptions& options, const v1::JobSpec& base, const Sweep& sweep) {
   if (options.watch) return context.Fail(absl::InvalidArgumentError("--watch: follows one job, not a sweep"));
-  const auto specs = Expand(context, base, sweep);
+  const std::string group = options.sweep.empty() ? absl::StrCat("sweep-", RandomId(6)) : options.sweep;
+  const auto specs = Expand(context, base, sweep, group);
   if (!specs.ok()) return context.Fail(specs.status());
+  size_t number = 0;
   for (const v1::JobSpec& spec : *specs) {
-    const auto response = context.client().CreateJob(spec, options.dry_run);
-    if (!response.ok()) return context.Fail(Annotate(response.status(), spec.name()));
+    // The same for every client that submits this job of this sweep.
+    const auto response =
+        context.client().CreateJob(spec, options.dry_run, absl::StrCat(group, ".", std::to_string(++number)));
+    if (!response.ok()) {
+      if (number > 1 && !options.dry_run)
+        context.PrintError(absl::StrCat(number - 1, " of ", specs->size(),
+                                        " jobs were submitted; the same command with `--sweep ", group,
+                                        "` submits the rest"));
+      return context.Fail(Annotate(response.status(), spec.name()));
+    }
     if (options.dry_run) {
       context.streams.out << "---\n" << spec::FormatYaml(response->job().spec());
     } else {
@@ -182,7 +219,11 @@ int SubmitSweep(Context& context, const SubmitOptions& options, const v1::JobSpe
     }
     context.streams.out.flush();
   }
-  const std::string& group = specs->front().queue().group();
+  if (sweep.halving.has_value() && options.output == "table" && !context.quiet) {
+    context.streams.err << specs->size() << " trials; "
+                        << DescribeRungs(*sweep.halving, static_cast<int64_t>(specs->size()), base.train().steps())
+                        << "\n";
+  }
   if (!options.dry_run && options.output == "table" && !context.quiet) {
     context.streams.err << specs->size() << " jobs of one sweep; list them with `sabctl list --label sweep=" << group
                         << "`\n";
@@ -198,6 +239,9 @@ absl::StatusOr<std::string> ReadJob(Context& context, const SubmitOptions& optio
   spec.clear_init_from();
   spec.mutable_queue()->clear_after();
   spec.mutable_queue()->clear_after_failure();
+  if (spec.has_halving()) spec.mutable_queue()->clear_group();  // it is no trial of that sweep
+  if (spec.has_halving()) spec.mutable_queue()->clear_max_parallel();
+  spec.clear_halving();
   return spec::FormatYaml(spec);
 }
 
@@ -227,6 +271,8 @@ int Submit(Context& context, SubmitOptions options) {
   if (const auto violations = Check(context, file->spec); !violations.empty()) {
     return Refuse(context, options.file, InvalidFields(violations), file->lines);
   }
+  if (!options.sweep.empty() && !split->sweep.has_value())
+    return context.Fail(absl::InvalidArgumentError("--sweep: the job file has no `sweep:` section"));
   if (split->sweep.has_value()) return SubmitSweep(context, options, file->spec, *split->sweep);
   const auto response = context.client().CreateJob(file->spec, options.dry_run);
   if (!response.ok()) return Refuse(context, options.file, response.status(), file->lines);
@@ -257,6 +303,16 @@ void AddSubmit(CLI::App& app, Context* context) {
   command->add_option("--set", options->overrides, "Overrides a setting of the file: train.steps=500. May be repeated")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+  command
+      ->add_option("--sweep", options->sweep,
+                   "Name of the sweep, drawn if not given. A submission that was cut off is completed by the same file "
+                   "with the name of its sweep")
+      ->check(CLI::Validator(
+          [](const std::string& name) {
+            return name.empty() || name.size() > 50 ? "a name of 1 to 50 characters" : std::string();
+          },
+          ""))
+      ->type_name("NAME");
   command->add_flag("--dry-run", options->dry_run,
                     "Check only: print every resolved setting, predicted memory and step time");
   command->add_flag("-w,--watch", options->watch, "Follow the job to its end; ends with its exit code");
@@ -268,7 +324,10 @@ void AddSubmit(CLI::App& app, Context* context) {
       "  sabctl submit copy.yaml --dry-run\n"
       "  sabctl submit copy.yaml --from 3f9k2mzq@500      step 0, with the parameters of that checkpoint\n"
       "  sabctl submit --from 3f9k2mzq --with-optimizer --set train.steps=40000      goes on for longer\n"
-      "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points\n"
+      "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points; with\n"
+      "                                `halving: {metric: accuracy, first: 500}` in it the best third goes on after "
+      "step "
+      "500\n"
       "  job=$(sabctl submit copy.yaml -o name)\n"
       "  sabctl get JOB -o yaml | sabctl submit -      the same again");
   command->callback([context, options, file, from] {

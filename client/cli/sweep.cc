@@ -48,7 +48,7 @@ class SweepReader : public spec::YamlSectionReader {
  public:
   Sweep Read(const YAML::Node& node) {
     Sweep sweep;
-    if (!CheckKeys("sweep", node, {"grid", "random", "trials", "seed", "max_parallel"})) return sweep;
+    if (!CheckKeys("sweep", node, {"grid", "random", "trials", "seed", "max_parallel", "halving"})) return sweep;
     ReadGrid(node["grid"]);
     ReadRandom(node["random"]);
     if (grid_.empty() && random_.empty()) Add("sweep", node, "must have a grid or a random section with fields");
@@ -56,6 +56,7 @@ class SweepReader : public spec::YamlSectionReader {
     const int64_t seed = Integer("sweep.seed", node["seed"], 0, int64_t{1} << 53).value_or(1);
     if (random_.empty() != (trials == 0)) Add("sweep.trials", node, "is given with random, and only with it");
     sweep.max_parallel = Integer("sweep.max_parallel", node["max_parallel"], 1, 1'000'000).value_or(0);
+    ReadHalving(node["halving"], &sweep);
     if (violations.empty()) Expand(static_cast<size_t>(std::max<int64_t>(1, trials)), seed, node, &sweep);
     return sweep;
   }
@@ -121,12 +122,34 @@ class SweepReader : public spec::YamlSectionReader {
     }
   }
 
+  void ReadHalving(const YAML::Node& node, Sweep* sweep) {
+    if (!node || !CheckKeys("sweep.halving", node, {"metric", "mode", "factor", "first"})) return;
+    SweepHalving halving;
+    if (node["metric"] && node["metric"].IsScalar()) halving.metric = node["metric"].Scalar();
+    if (halving.metric.empty()) Add("sweep.halving.metric", node, "must be given: a figure of the evaluation");
+    if (const YAML::Node mode = node["mode"]) {
+      halving.mode = mode.IsScalar() ? mode.Scalar() : "";
+      if (halving.mode != "max" && halving.mode != "min") Add("sweep.halving.mode", mode, "must be max or min");
+    }
+    halving.factor = Integer("sweep.halving.factor", node["factor"], 2, kMostJobs).value_or(3);
+    if (!node["first"]) Add("sweep.halving.first", node, "must be given: the step of the first rung");
+    halving.first = Integer("sweep.halving.first", node["first"], 1, int64_t{1} << 53).value_or(1);
+    for (const std::vector<Choice>* choices : {&grid_, &random_}) {
+      for (const Choice& choice : *choices) {
+        if (choice.field != "train.steps") continue;
+        Add("sweep.halving", node, "needs the same train.steps in all trials: take train.steps out of the sweep");
+      }
+    }
+    sweep->halving = std::move(halving);
+  }
+
   void Expand(size_t trials, int64_t seed, const YAML::Node& node, Sweep* sweep) {
     double jobs = static_cast<double>(trials);
     for (const Choice& choice : grid_) jobs *= static_cast<double>(choice.values.size());
     if (jobs > static_cast<double>(kMostJobs)) {
       return Add("sweep", node, absl::StrCat("gives ", jobs, " jobs; at most ", kMostJobs));
     }
+    if (sweep->halving.has_value() && jobs < 2) return Add("sweep.halving", node, "needs at least two jobs");
     std::mt19937_64 random(static_cast<uint64_t>(seed));
     for (size_t trial = 0; trial < trials; ++trial) {
       SweepPoint drawn;
@@ -177,6 +200,16 @@ absl::StatusOr<SweepFile> SplitSweep(std::string_view text) {
   }
   if (!reader.violations.empty()) return InvalidFields(reader.violations);
   return file;
+}
+
+std::vector<Rung> RungsOf(const SweepHalving& halving, int64_t trials, int64_t steps) {
+  std::vector<Rung> rungs;
+  for (int64_t step = halving.first; step < steps && trials > 1; step *= halving.factor) {
+    trials = (trials - 1) / halving.factor + 1;
+    rungs.push_back({step, trials});
+    if (step > steps / halving.factor) break;  // the next one is beyond them, or no number
+  }
+  return rungs;
 }
 
 }  // namespace sab::client

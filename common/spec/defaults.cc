@@ -111,6 +111,10 @@ void ResolveDefaults(v1::JobSpec* spec) {
   SAB_DEFAULT(queue, preemptible, queue->priority() < kFirmPriority);
   if (!queue->after().empty()) SAB_DEFAULT_ENUM(queue, after_failure, v1::AFTER_FAILURE_KIND_FAIL);
   ResolveAction(spec);
+  if (!spec->has_halving()) return;
+  v1::HalvingSpec* halving = spec->mutable_halving();
+  SAB_DEFAULT_ENUM(halving, mode, halving->metric() == "accuracy" ? v1::HALVING_MODE_MAX : v1::HALVING_MODE_MIN);
+  SAB_DEFAULT(halving, factor, 3);
 }
 
 #undef SAB_DEFAULT

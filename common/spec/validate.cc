@@ -30,6 +30,7 @@ using google::protobuf::Message;
 constexpr int64_t kMany = 1'000'000'000;  // a bound where none is natural, so that sums and products stay in range
 constexpr int64_t kMaxLength = 100'000'000;
 constexpr int kMostAfter = 64;
+constexpr int kMostRungs = 64;
 
 // Settings of which kinds of task, by path.
 bool HasLength(v1::TaskKind kind) {
@@ -77,6 +78,7 @@ class Checker {
     Curriculum();
     InitFrom();
     Action();
+    Halving();
     return std::move(violations_);
   }
 
@@ -492,6 +494,42 @@ class Checker {
     if (sample.has_length()) Range("sample.length", sample.length(), 1, 1'000'000);
     if (sample.has_temperature()) NotNegative("sample.temperature", sample.temperature());
     if (sample.has_seed()) Range("sample.seed", sample.seed(), 0, int64_t{1} << 53);
+  }
+
+  void Halving() {
+    if (!spec_.has_halving()) return;
+    const v1::HalvingSpec& halving = spec_.halving();
+    if (!IsTraining(spec_)) return Add("halving", "is a setting of `action: train`; remove it");
+    if (spec_.queue().group().empty()) {
+      Add("queue.group",
+          "must be given with halving: the trials of a sweep are the jobs of one group. A `sweep:` "
+          "section with `halving:` does all of this");
+    }
+    Range("halving.trials", halving.trials(), 2, 1'000'000);
+    if (halving.has_factor()) Range("halving.factor", halving.factor(), 2, 1'000'000);
+    const std::vector<std::string> metrics = EvalMetrics(task_);
+    if (task_ != v1::TASK_KIND_UNSPECIFIED &&
+        std::find(metrics.begin(), metrics.end(), halving.metric()) == metrics.end()) {
+      Add("halving.metric", absl::StrCat("must be a figure of task ", TaskWord(task_), ", one of ",
+                                         absl::StrJoin(metrics, ", "), ", got \"", halving.metric(), "\""));
+    }
+    Rungs(halving);
+  }
+
+  void Rungs(const v1::HalvingSpec& halving) {
+    if (halving.rungs_size() < 1 || halving.rungs_size() > kMostRungs) {
+      return Add("halving.rungs", absl::StrCat("must be 1 to ", kMostRungs, " steps, got ", halving.rungs_size()));
+    }
+    for (int i = 0; i < halving.rungs_size(); ++i) {
+      const int64_t before = i == 0 ? 0 : halving.rungs(i - 1);
+      if (halving.rungs(i) > before) continue;
+      Add(absl::StrCat("halving.rungs[", i, "]"), absl::StrCat("must be above ", before, ", got ", halving.rungs(i)));
+    }
+    const int64_t last = halving.rungs(halving.rungs_size() - 1);
+    if (spec_.train().has_steps() && spec_.train().steps() >= 1 && last >= spec_.train().steps()) {
+      Add("train.steps",
+          absl::StrCat("must be above the last of halving.rungs, ", last, ", got ", spec_.train().steps()));
+    }
   }
 
   const v1::JobSpec& spec_;

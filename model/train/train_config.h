@@ -53,6 +53,10 @@ struct TrainConfig {
   bool checkpoint_initial = false;
 
   Curriculum curriculum;
+
+  // Training ends when this step is done, which is evaluated and saved first; 0: it does not. Below `steps`.
+  int64_t rung = 0;
+  std::string ranked_by;  // figure that TrainState::figure is; empty: none
 };
 
 }  // namespace sab::model

@@ -100,8 +100,10 @@ TrainLoop::TrainLoop(TrainConfig config, Parts parts)
       save_points_(parts.engine.SetSavePoints(parts.save_points) ? parts.save_points : nullptr),
       optimizer_(MakeOptimizer(config_.optimizer, parts.parameters.values())) {
   Join();
-  if (config_.stop_when) RequireFigure(*config_.stop_when, "eval.stop_when");
-  if (!config_.curriculum.lengths.empty()) RequireFigure(config_.curriculum.advance_when, "curriculum.advance_when");
+  if (config_.stop_when) RequireFigure(config_.stop_when->metric, "eval.stop_when");
+  if (!config_.curriculum.lengths.empty())
+    RequireFigure(config_.curriculum.advance_when.metric, "curriculum.advance_when");
+  if (!config_.ranked_by.empty()) RequireFigure(config_.ranked_by, "halving.metric");
 }
 
 TrainLoop::TrainLoop(TrainConfig config, Parts parts, TrainLoop& before) : TrainLoop(std::move(config), parts) {
@@ -143,14 +145,13 @@ void TrainLoop::Rejoin(Collective& collective, TrainObserver& observer) {
   Join();
 }
 
-void TrainLoop::RequireFigure(const Condition& condition, const char* field) const {
+void TrainLoop::RequireFigure(const std::string& name, const char* field) const {
   std::string known;
   for (const Figure& figure : task_.Figures(PassSums())) {
-    if (figure.name == condition.metric) return;
+    if (figure.name == name) return;
     known += (known.empty() ? "" : ", ") + figure.name;
   }
-  throw std::invalid_argument(std::string(field) + ": this task has no figure '" + condition.metric + "'; it has " +
-                              known);
+  throw std::invalid_argument(std::string(field) + ": this task has no figure '" + name + "'; it has " + known);
 }
 
 void TrainLoop::Restore(const TrainState& state, const std::vector<NamedTensor>& optimizer_state) {
@@ -172,6 +173,7 @@ std::string TrainLoop::Train(int64_t end) {
       if (!state_.stop_reason.empty()) return state_.stop_reason;
       if (state_.step >= config_.steps) return "steps";
       if (leave_agreed_) return "leave";
+      if (AtRung()) return "rung";
       if (stop_requested_) return "";
       if (state_.step >= end) return kPieceDone;
       observer_->OnStep(Step());
@@ -187,12 +189,19 @@ std::string TrainLoop::Train(int64_t end) {
 // the disk when its writer was killed.
 void TrainLoop::Settle() {
   const bool last = state_.step >= config_.steps;  // above: fewer steps were asked for when it was there already
-  if (!state_.evaluated && (last || Due(state_.step, config_.eval_every))) EvaluateAll();
+  if (!state_.evaluated && (last || Due(state_.step, config_.eval_every))) {
+    EvaluateAll();
+  } else if (AtRung() && (!state_.evaluated || !state_.figure)) {
+    // For the rung alone: neither stop_when nor the curriculum sees it, so that the steps after it are what they would
+    // have been without.
+    EvaluateLengths();
+    state_.saved = false;
+  }
   if (last && state_.stop_reason.empty()) state_.stop_reason = "steps";
   if (!state_.evaluated && !state_.stop_reason.empty()) EvaluateFinalLengths();
   state_.evaluated = true;
   if (state_.saved) return;
-  if (state_.stop_reason.empty() && !leave_agreed_ && !Due(state_.step, config_.checkpoint_every)) return;
+  if (state_.stop_reason.empty() && !leave_agreed_ && !AtRung() && !Due(state_.step, config_.checkpoint_every)) return;
   observer_->OnActivity(Activity::kCheckpoint);
   TrainState saved = state_;
   saved.saved = true;
@@ -212,7 +221,9 @@ std::vector<double> PackState(const TrainState& state) {
                                 state.eval_loss ? 1.0 : 0.0,
                                 state.eval_loss.value_or(0),
                                 state.evaluated ? 1.0 : 0.0,
-                                state.saved ? 1.0 : 0.0};
+                                state.saved ? 1.0 : 0.0,
+                                state.figure ? 1.0 : 0.0,
+                                state.figure.value_or(0)};
   for (const char byte : state.stop_reason) packed.push_back(static_cast<unsigned char>(byte));
   return packed;
 }
@@ -227,7 +238,8 @@ TrainState UnpackState(const double* packed, int64_t size) {
   if (packed[5] != 0) state.eval_loss = packed[6];
   state.evaluated = packed[7] != 0;
   state.saved = packed[8] != 0;
-  for (int64_t i = 9; i < size; ++i) state.stop_reason += static_cast<char>(packed[i]);
+  if (packed[9] != 0) state.figure = packed[10];
+  for (int64_t i = 11; i < size; ++i) state.stop_reason += static_cast<char>(packed[i]);
   return state;
 }
 
@@ -375,6 +387,7 @@ StepReport TrainLoop::Step() {
   report.skipped = !std::isfinite(report.gradient_norm);
   state_.step = report.step;
   state_.evaluated = state_.saved = false;
+  state_.figure.reset();
   CountNonfinite(report.gradient_norm);
   if (!report.skipped) {
     // As torch.nn.utils.clip_grad_norm_.
@@ -468,21 +481,28 @@ EvalReport TrainLoop::EvaluateAt(int64_t length, int64_t sequences) {
   return report;
 }
 
-void TrainLoop::EvaluateAll() {
+std::vector<EvalReport> TrainLoop::EvaluateLengths() {
   std::vector<int64_t> lengths = config_.eval_lengths;
   if (lengths.empty() || task_.length() == 0) lengths = {task_.length()};
-  std::optional<EvalReport> at_training_length;
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    const EvalReport report = EvaluateAt(lengths[i], config_.eval_sequences);
-    if (lengths[i] == TrainingLength()) at_training_length = report;
-    if (i > 0) continue;
-    state_.eval_loss = ValueOf(report.figures, "loss");
-    if (config_.stop_when && config_.stop_when->Holds(ValueOf(report.figures, config_.stop_when->metric))) {
-      state_.stop_reason = "stop_when: " + config_.stop_when->Text() + " at step " + std::to_string(state_.step);
-    }
+  std::vector<EvalReport> reports;
+  for (const int64_t length : lengths) reports.push_back(EvaluateAt(length, config_.eval_sequences));
+  const std::vector<Figure>& first = reports.front().figures;
+  state_.eval_loss = ValueOf(first, "loss");
+  if (!config_.ranked_by.empty()) state_.figure = ValueOf(first, config_.ranked_by);
+  return reports;
+}
+
+void TrainLoop::EvaluateAll() {
+  std::vector<EvalReport> reports = EvaluateLengths();
+  const std::vector<Figure>& first = reports.front().figures;
+  if (config_.stop_when && config_.stop_when->Holds(ValueOf(first, config_.stop_when->metric))) {
+    state_.stop_reason = "stop_when: " + config_.stop_when->Text() + " at step " + std::to_string(state_.step);
   }
   if (state_.curriculum_stage + 1 >= static_cast<int64_t>(config_.curriculum.lengths.size())) return;
-  AdvanceCurriculum(at_training_length ? *at_training_length : EvaluateAt(TrainingLength(), config_.eval_sequences));
+  const int64_t present = TrainingLength();
+  const auto at_present =
+      std::find_if(reports.begin(), reports.end(), [&](const EvalReport& report) { return report.length == present; });
+  AdvanceCurriculum(at_present != reports.end() ? *at_present : EvaluateAt(present, config_.eval_sequences));
 }
 
 void TrainLoop::EvaluateFinalLengths() {

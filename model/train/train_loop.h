@@ -40,6 +40,8 @@ struct TrainState {
   int64_t curriculum_stage = 0;     // index of its lengths
   std::optional<double> eval_loss;  // last evaluation at the first of eval_lengths
   std::string stop_reason;          // not empty: training has ended, and why
+  // TrainConfig::ranked_by in the evaluation of this step, at the first of eval_lengths; absent: there was none.
+  std::optional<double> figure;
   // What `step` owes: false until the evaluation, or the checkpoint, that is due after it has been done. A state in a
   // checkpoint owes nothing.
   bool evaluated = true;
@@ -129,7 +131,8 @@ class TrainLoop {
   bool holds_state() const { return agreed_ && holds_state_; }
 
   // Trains until the steps are done ("steps"), stop_when holds ("stop_when: accuracy >= 0.999 at step 1200"), the ranks
-  // leave ("leave", after a checkpoint) or RequestStop (""), and returns that reason. First the ranks agree: the newest
+  // leave ("leave", after a checkpoint), the rung is reached ("rung", after an evaluation and a checkpoint) or
+  // RequestStop (""), and returns that reason. First the ranks agree: the newest
   // state among them is given to all. Equal steps are equal bits: every rank applies the same sum of gradients. Throws
   // PermanentError after max_nonfinite_steps in a row, StateLostError, CollectiveError, and what engine and observer
   // throw.
@@ -168,6 +171,7 @@ class TrainLoop {
   void Join();
   void TakeStateFrom(int root);
   void Settle();
+  bool AtRung() const { return config_.rung > 0 && state_.step == config_.rung; }
   void AllReduce(at::Tensor& tensor, Activity then);
   void BeginUpdate(int64_t step);
   StepReport Step();
@@ -181,10 +185,12 @@ class TrainLoop {
   PassSums EvaluateRows(int64_t length, RowRange rows, int64_t at_once);
   PassSums EvaluateShards(int64_t length, int64_t rows);
   EvalReport EvaluateAt(int64_t length, int64_t sequences);
+  // At each of eval_lengths, and nothing follows from it.
+  std::vector<EvalReport> EvaluateLengths();
   void EvaluateAll();
   void EvaluateFinalLengths();
   void AdvanceCurriculum(const EvalReport& at_training_length);
-  void RequireFigure(const Condition& condition, const char* field) const;
+  void RequireFigure(const std::string& name, const char* field) const;
 
   const TrainConfig config_;
   const Task& task_;

@@ -30,6 +30,8 @@ int64_t FruitlessInARow(const v1::Job& job) {
 
 // Stop reason of a trainer that was asked to leave.
 constexpr char kLeave[] = "leave";
+// Of one that has reached the rung of its assignment.
+constexpr char kRung[] = "rung";
 
 std::string Plural(int64_t count, absl::string_view noun) {
   return absl::StrCat(count, " ", noun, count == 1 ? "" : "s");
@@ -161,6 +163,7 @@ void Coordinator::EndAttempt(JobEntry& entry, const Fault& fault) {
 absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault, JobRecord next) {
   // It was to leave anyway: what made it end sooner costs nothing.
   if (entry.record.job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED) return Left(entry, fault.text);
+  if (IsAtRung(entry.record.job)) return Left(entry, absl::StrCat("had reached its rung when ", fault.text));
   v1::Job& job = next.job;
   CloseAttempt(next, fault.text);
   const int64_t allowed = job.spec().queue().max_restarts();
@@ -203,6 +206,11 @@ absl::Status Coordinator::TryEndAttempt(JobEntry& entry, const Fault& fault, Job
 
 absl::Status Coordinator::Succeed(JobEntry& entry) {
   if (entry.active->stop_reason == kLeave) return Left(entry, "left with a checkpoint");
+  if (entry.active->stop_reason == kRung) {
+    if (IsAtRung(entry.record.job)) return Left(entry, "reached a rung of its sweep");
+    EndAttempt(entry, {.text = "the trainer ended at a rung without a figure of it", .outcome = "failed"});
+    return absl::OkStatus();
+  }
   JobRecord next = entry.record;
   v1::Job& job = next.job;
   CloseAttempt(next, "finished");

@@ -55,6 +55,7 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
   }
   checkpoint.set_name(name.name());
   if (request.checkpoint().has_eval_loss()) checkpoint.set_eval_loss(request.checkpoint().eval_loss());
+  if (request.checkpoint().has_ranked_figure()) checkpoint.set_ranked_figure(request.checkpoint().ranked_figure());
   *checkpoint.mutable_create_time() = ToProto(clock_->Now());
 
   MutexLock lock(&mutex_);
@@ -65,7 +66,12 @@ absl::StatusOr<v1::Checkpoint> Coordinator::RecordCheckpoint(const v1::RecordChe
   }
   const std::vector<std::string> excess = Excess(*entry, checkpoint);
   StoreChange change{.put_checkpoints = {checkpoint}, .delete_checkpoints = excess, .add_removals = excess};
-  SAB_RETURN_IF_ERROR(Replace(*entry, entry->record, std::move(change)));
+  JobRecord next = entry->record;
+  if (next.job.spec().has_halving() && checkpoint.has_ranked_figure()) {
+    next.job.mutable_halving()->set_figure(checkpoint.ranked_figure());
+    next.job.mutable_halving()->set_figure_step(checkpoint.step());
+  }
+  SAB_RETURN_IF_ERROR(Replace(*entry, std::move(next), std::move(change)));
   entry->checkpoints[name.checkpoint] = checkpoint;
   ReleaseInit(*entry);
   for (const std::string& dropped : excess) {

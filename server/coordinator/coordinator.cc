@@ -74,6 +74,7 @@ absl::Status Coordinator::Load() {
   for (auto& [id, entry] : jobs_) {
     v1::Job& job = entry.record.job;
     KeepInit(entry);
+    EnterSweep(entry);
     if (IsActive(job.state())) LoadActive(entry);
     LoadUse(job);
     if (!IsFinal(job.state())) {
@@ -143,8 +144,15 @@ absl::Status Coordinator::Replace(JobEntry& entry, JobRecord next, StoreChange c
   next.job.set_version(entry.record.job.version() + 1);
   change.put_jobs.push_back(next);
   SAB_RETURN_IF_ERROR(Commit(change));
+  Adopt(entry, std::move(next));
+  return absl::OkStatus();
+}
+
+// `next` has been stored.
+void Coordinator::Adopt(JobEntry& entry, JobRecord next) {
   const v1::JobState before = entry.record.job.state();
   if (before != next.job.state()) {
+    MarkSweep(next.job);
     metrics_->MoveJob(before, next.job.state());
     log::Info(absl::StrCat(entry.id.name(), ": ", StateName(before), " -> ", StateName(next.job.state()),
                            next.job.state_reason().empty() ? "" : ": ", next.job.state_reason()));
@@ -161,7 +169,6 @@ absl::Status Coordinator::Replace(JobEntry& entry, JobRecord next, StoreChange c
     schedule_needed_ = true;
   }
   hub_->Publish(entry.id.name());
-  return absl::OkStatus();
 }
 
 void Coordinator::Touch(JobEntry& entry) {

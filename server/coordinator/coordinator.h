@@ -20,6 +20,7 @@
 #include "sab/v1/agent_service.pb.h"
 #include "sab/v1/job_service.pb.h"
 #include "server/coordinator/checkpoint_files.h"
+#include "server/coordinator/halving.h"
 #include "server/coordinator_metrics.h"
 #include "server/events/change_hub.h"
 #include "server/lease/lease_table.h"
@@ -226,6 +227,7 @@ class Coordinator {
   void LoadActive(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Commit(const StoreChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Replace(JobEntry& entry, JobRecord next, StoreChange change = {}) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Adopt(JobEntry& entry, JobRecord next) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Touch(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::StatusOr<JobEntry*> Find(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wait(JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -268,7 +270,8 @@ class Coordinator {
   // The job's attempt is to end with a checkpoint. Its intent is stored; it ends in Left.
   absl::Status AskToLeave(JobEntry& entry, v1::StopIntent intent, const std::string& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The attempt of a job that was asked to leave has ended, `how`: PAUSED, QUEUED or FAILED by its intent.
+  // The attempt of a job that was asked to leave, or is at a rung, has ended, `how`: PAUSED, QUEUED or FAILED by its
+  // intent.
   absl::Status Left(JobEntry& entry, const std::string& how) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Acts on time limits and on jobs that do not leave. Returns when something is due next.
   absl::Duration TakeDueJobs() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -284,6 +287,20 @@ class Coordinator {
   bool EnterGroup(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LeaveGroup(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailDependent(JobEntry& entry, const std::string& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // sweeps.cc: successive halving. What is decided at a rung is stored for all its trials at once.
+  void EnterSweep(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LeaveSweep(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The job's sweep, if it is a trial of one, is looked at by the next Schedule.
+  void MarkSweep(const v1::Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a trial with this spec may be created.
+  absl::Status CheckSweep(const v1::JobSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A trial of the same sweep that is not final; null: there is none.
+  const JobEntry* FindUnfinished(const v1::JobSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReviewSweeps() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status ReviewSweep(const std::string& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CarryOut(const RungDecision& decision, const std::vector<JobEntry*>& trials)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // attempts.cc
   absl::Status Start(JobEntry& entry, const std::vector<RankPlacement>& placements)
@@ -400,7 +417,9 @@ class Coordinator {
     std::set<JobId> entered;
     std::set<std::pair<int64_t, JobId>> outside;  // (creation, job): the oldest goes in next
   };
-  std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);  // those with a bound
+  std::map<std::string, Group> groups_ ABSL_GUARDED_BY(mutex_);            // those with a bound
+  std::map<std::string, std::set<JobId>> sweeps_ ABSL_GUARDED_BY(mutex_);  // by group: those with `halving`
+  std::set<std::string> changed_sweeps_ ABSL_GUARDED_BY(mutex_);
   // Checkpoints that jobs of init_from still need, by name: they are kept, and so is the job that has them.
   std::map<std::string, std::set<JobId>> init_users_ ABSL_GUARDED_BY(mutex_);
 };

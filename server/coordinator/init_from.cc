@@ -33,6 +33,10 @@ std::vector<FieldViolation> CheckContinuation(const v1::JobSpec& spec, const v1:
     violations.push_back({"train.steps", absl::StrCat("must be above ", checkpoint.step(), ", the step of ",
                                                       checkpoint.name(), ", got ", spec.train().steps())});
   }
+  if (spec.has_halving() && spec.halving().rungs(0) <= checkpoint.step()) {
+    violations.push_back({"halving.rungs[0]", absl::StrCat("must be above ", checkpoint.step(), ", the step of ",
+                                                           checkpoint.name(), ", got ", spec.halving().rungs(0))});
+  }
   return violations;
 }
 

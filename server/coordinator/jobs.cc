@@ -64,6 +64,7 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   if (request.validate_only()) {
     SAB_RETURN_IF_ERROR(init);
     SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
+    SAB_RETURN_IF_ERROR(CheckSweep(job.spec()));
     *response.mutable_job() = std::move(job);
     return response;
   }
@@ -80,6 +81,7 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   }
   SAB_RETURN_IF_ERROR(init);
   SAB_RETURN_IF_ERROR(CheckQueue(job.spec()));
+  SAB_RETURN_IF_ERROR(CheckSweep(job.spec()));
   if (job.spec().has_init_from()) SAB_RETURN_IF_ERROR(FindInit(job.spec()).status());  // meanwhile it may have gone
   JobId id(RandomId(8));
   while (jobs_.contains(id)) id = JobId(RandomId(8));
@@ -100,6 +102,7 @@ absl::StatusOr<v1::CreateJobResponse> Coordinator::CreateJob(const v1::CreateJob
   by_time_.insert({created, id});
   if (!request.request_id().empty()) requests_[request.request_id()] = id;
   KeepInit(entry);
+  EnterSweep(entry);
   metrics_->MoveJob(v1::JOB_STATE_UNSPECIFIED, v1::JOB_STATE_QUEUED);
   Wait(entry);
   Schedule();
@@ -211,11 +214,20 @@ absl::Status Coordinator::DeleteJob(const JobId& id) {
                                        " and has no checkpoint of its own yet: wait for that, or cancel it first")),
                       "JOB_NEEDED");
   }
+  if (const JobEntry* trial = FindUnfinished(entry->record.job.spec()); trial != nullptr) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(trial->id.name(), " of the same sweep is ",
+                                                   StateName(trial->record.job.state()), " and ", id.name(),
+                                                   " is ranked with it: cancel it first, or "
+                                                   "wait for the end of the sweep")),
+        "JOB_NEEDED");
+  }
   SAB_RETURN_IF_ERROR(Commit({.delete_jobs = {id}, .add_removals = {id.name()}}));
   metrics_->MoveJob(state, v1::JOB_STATE_UNSPECIFIED);
   by_time_.erase({absl::ToUnixMicros(FromProto(entry->record.job.create_time())), id});
   std::erase_if(requests_, [&](const auto& item) { return item.second == id; });
   LeaveGroup(*entry);
+  LeaveSweep(*entry);
   jobs_.erase(id);
   MarkChanged(id);
   removals_.push_back(id.name());

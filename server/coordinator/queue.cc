@@ -19,6 +19,7 @@ absl::Status AlreadyFinal(const v1::Job& job, absl::string_view verb) {
 }
 
 const char* OutcomeOf(v1::StopIntent intent) {
+  if (intent == v1::STOP_INTENT_UNSPECIFIED) return "rung";
   if (intent == v1::STOP_INTENT_PAUSE) return "paused";
   return intent == v1::STOP_INTENT_TIME_LIMIT ? "time_limit" : "preempted";
 }
@@ -73,7 +74,8 @@ absl::Status Coordinator::Left(JobEntry& entry, const std::string& how) {
     *job.mutable_end_time() = ToProto(clock_->Now());
   } else {
     job.set_state(v1::JOB_STATE_QUEUED);
-    job.set_state_reason("waits for slots again");
+    job.set_state_reason(IsAtRung(job) ? absl::StrCat("waits at step ", NextRung(job), " of its sweep")
+                                       : "waits for slots again");
   }
   SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
   metrics_->CountAttempt(OutcomeOf(intent));

@@ -88,12 +88,15 @@ absl::Duration Coordinator::ExpectedEnd(const JobEntry& entry) {
   const absl::Duration first_step = entry.active->first_step;
   if (first_step == absl::InfiniteDuration() || done < kLeastSteps || !spec::IsTraining(job.spec())) return by_limit;
   const absl::Duration ran = now - first_step;
-  const auto left = static_cast<double>(std::max<int64_t>(0, job.spec().train().steps() - attempt.last_step()));
+  const int64_t rung = NextRung(job);
+  const int64_t until = rung > 0 ? rung : job.spec().train().steps();
+  const auto left = static_cast<double>(std::max<int64_t>(0, until - attempt.last_step()));
   return std::min(by_limit, now + std::max(absl::ZeroDuration(), ran) * (left / static_cast<double>(done)));
 }
 
 // False for a job that waits for something else than slots; its reason is set then.
 bool Coordinator::IsReady(JobEntry& entry) {
+  if (IsAtRung(entry.record.job)) return false;  // ReviewSweep says how it stands
   bool broken = false;
   const std::string unmet = Unmet(entry, &broken);
   if (unmet.empty()) {
@@ -220,7 +223,7 @@ void Coordinator::RefreshJob(const JobId& id) {
     EnterGroup(entry);
     return cluster_.PutRunning(RunningView(entry), now);
   }
-  if (!waiting_.contains(id)) LeaveGroup(entry);
+  if (!waiting_.contains(id) || IsAtRung(entry.record.job)) LeaveGroup(entry);
   if (waiting_.contains(id) && IsReady(entry)) return cluster_.PutWaiting(WaitingView(entry), now);
   cluster_.RemoveJob(id, now);
 }
@@ -286,6 +289,7 @@ void Coordinator::CarryOut(const Growth& growth) {
 
 void Coordinator::Schedule() {
   if (!schedule_needed_) return;
+  ReviewSweeps();
   schedule_needed_ = false;
   const absl::Duration begin = clock_->Monotonic();
   const Decision decision = DecideOnLive();

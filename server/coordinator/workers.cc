@@ -336,6 +336,7 @@ absl::StatusOr<absl::optional<v1::SynchronizeResponse>> Coordinator::Desired(con
     assignment.set_from_memory(active.from_memory);
     assignment.set_worker_count(active.worker_count);
     assignment.set_leave(entry.record.job.stop_intent() != v1::STOP_INTENT_UNSPECIFIED);
+    assignment.set_rung(NextRung(entry.record.job));
   }
   response.set_desired_version(worker.desired_version);
   *response.mutable_lease() = ToProto(options_.lease);

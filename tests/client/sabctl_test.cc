@@ -134,6 +134,51 @@ TEST_F(SabctlTest, SubmitOfASweepCreatesOneJobForEachPointInOneGroup) {
   EXPECT_THAT(result.err, HasSubstr("sabctl list --label sweep=" + group));
 }
 
+TEST_F(SabctlTest, SubmitOfASweepWithHalvingTellsEachTrialTheSame) {
+  AcceptJobs();
+  const Result result =
+      Run({"submit", "-", "--sweep", "mine"}, absl::StrCat(kGoodFile,
+                                                           "sweep:\n  grid: {train.seed: [1, 2, 3, 4]}\n"
+                                                           "  halving: {metric: accuracy, factor: 2, first: 3}\n"));
+  EXPECT_EQ(result.code, 0) << result.err;
+  ASSERT_EQ(created_.size(), 4);
+  for (size_t i = 0; i < created_.size(); ++i) {
+    EXPECT_EQ(created_[i].request_id(), absl::StrCat("mine.", i + 1)) << "another client may submit the rest";
+    EXPECT_EQ(created_[i].spec().queue().group(), "mine");
+    const v1::HalvingSpec& halving = created_[i].spec().halving();
+    EXPECT_EQ(halving.trials(), 4);
+    EXPECT_EQ(halving.metric(), "accuracy");
+    EXPECT_THAT(halving.rungs(), ElementsAre(3, 6));
+  }
+  EXPECT_THAT(result.err, HasSubstr("4 trials; the best 2 go on after step 3, 1 after step 6"));
+}
+
+TEST_F(SabctlTest, ASubmissionOfASweepThatIsCutOffSaysHowToGoOn) {
+  int calls = 0;
+  fake_.create_job = [&](const v1::CreateJobRequest&, v1::CreateJobResponse* response) -> absl::Status {
+    if (++calls == 2) return absl::ResourceExhaustedError("the disk is full");
+    *response->mutable_job() = SomeJob(v1::JOB_STATE_QUEUED);
+    return absl::OkStatus();
+  };
+  const Result result =
+      Run({"submit", "-", "--sweep", "mine"}, absl::StrCat(kGoodFile, "sweep:\n  grid: {train.seed: [1, 2]}\n"));
+  EXPECT_EQ(result.code, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("1 of 2 jobs were submitted"), HasSubstr("--sweep mine")));
+}
+
+TEST_F(SabctlTest, HalvingBeyondTheStepsOrByAnUnknownFigureSubmitsNothing) {
+  AcceptJobs();
+  const std::string sweep = absl::StrCat(kGoodFile, "sweep:\n  grid: {train.seed: [1, 2]}\n  halving: ");
+  const Result late = Run({"submit", "-"}, absl::StrCat(sweep, "{metric: accuracy, first: 1000000}\n"));
+  EXPECT_EQ(late.code, 2);
+  EXPECT_THAT(late.err, HasSubstr("sweep.halving.first: must be below train.steps"));
+  const Result unknown = Run({"submit", "-"}, absl::StrCat(sweep, "{metric: bits, first: 1}\n"));
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("must be a figure of task copy, one of loss, accuracy"));
+  EXPECT_EQ(Run({"submit", "-", "--sweep", "mine"}, kGoodFile).code, 2);
+  EXPECT_THAT(created_, IsEmpty());
+}
+
 TEST_F(SabctlTest, ASweepWithABadPointSubmitsNothing) {
   AcceptJobs();
   const Result result = Run({"submit", "-"}, absl::StrCat(kGoodFile, "sweep:\n  grid: {train.steps: [5, -6]}\n"));

@@ -90,5 +90,42 @@ TEST(SweepTest, WhatIsWrongIsListedWithItsLine) {
   EXPECT_THAT(Violations("sweep:\n  random: {a: [1]}\n  trials: 5001\n  grid: {b: [1, 2]}\n"), ElementsAre("2 sweep"));
 }
 
+TEST(SweepTest, HalvingIsReadWithItsDefaults) {
+  const auto file = SplitSweep("sweep:\n  grid: {a: [1, 2]}\n  halving: {metric: loss, first: 50}\n");
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_TRUE(file->sweep->halving.has_value());
+  EXPECT_EQ(file->sweep->halving->metric, "loss");
+  EXPECT_EQ(file->sweep->halving->mode, "");
+  EXPECT_EQ(file->sweep->halving->factor, 3);
+  EXPECT_EQ(file->sweep->halving->first, 50);
+}
+
+TEST(SweepTest, WhatIsWrongWithHalvingIsListed) {
+  EXPECT_THAT(Violations("sweep:\n  grid: {a: [1, 2]}\n  halving:\n    metric: loss\n    frist: 3\n    first: 3\n"),
+              ElementsAre("5 sweep.halving.frist"));
+  EXPECT_THAT(
+      Violations("sweep:\n  grid: {a: [1, 2]}\n  halving:\n    mode: best\n    factor: 1\n"),
+      ElementsAre("4 sweep.halving.metric", "4 sweep.halving.mode", "5 sweep.halving.factor", "4 sweep.halving.first"));
+  EXPECT_THAT(Violations("sweep:\n  grid: {train.steps: [10, 20]}\n  halving: {metric: loss, first: 5}\n"),
+              ElementsAre("3 sweep.halving"));
+  EXPECT_THAT(Violations("sweep:\n  grid: {a: [1]}\n  halving: {metric: loss, first: 5}\n"),
+              ElementsAre("2 sweep.halving"));
+}
+
+TEST(SweepTest, RungsGrowByTheFactorUntilOneTrialIsLeftOrTheStepsAreOver) {
+  const auto text = [](const SweepHalving& halving, int64_t trials, int64_t steps) {
+    std::vector<std::string> rungs;
+    for (const Rung& rung : RungsOf(halving, trials, steps)) rungs.push_back(absl::StrCat(rung.step, ":", rung.places));
+    return rungs;
+  };
+  const SweepHalving by_three{.metric = "accuracy", .mode = "", .factor = 3, .first = 500};
+  EXPECT_THAT(text(by_three, 27, 100000), ElementsAre("500:9", "1500:3", "4500:1"));
+  EXPECT_THAT(text(by_three, 27, 1501), ElementsAre("500:9", "1500:3"));
+  EXPECT_THAT(text(by_three, 27, 1500), ElementsAre("500:9"));
+  EXPECT_THAT(text(by_three, 27, 500), ElementsAre());
+  const SweepHalving huge{.metric = "loss", .mode = "", .factor = 10000, .first = int64_t{1} << 52};
+  EXPECT_THAT(text(huge, 10000, int64_t{1} << 53), ElementsAre(absl::StrCat(int64_t{1} << 52, ":1")));
+}
+
 }  // namespace
 }  // namespace sab::client

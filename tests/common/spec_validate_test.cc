@@ -54,6 +54,23 @@ TEST(ValidateTest, ResolvedSpecsStayValidAndResolveToThemselves) {
   }
 }
 
+TEST(ValidateTest, HalvingRanksAccuracyUpwardsAndOthersDownwardsUnlessItSays) {
+  for (const auto& [metric, mode] : {std::pair{"accuracy", v1::HALVING_MODE_MAX}, {"loss", v1::HALVING_MODE_MIN}}) {
+    v1::JobSpec spec = Minimal();
+    spec.mutable_queue()->set_group("x");
+    spec.mutable_halving()->set_trials(4);
+    spec.mutable_halving()->set_metric(metric);
+    spec.mutable_halving()->add_rungs(5);
+    EXPECT_TRUE(Validate(spec).empty());
+    ResolveDefaults(&spec);
+    EXPECT_EQ(spec.halving().mode(), mode);
+    EXPECT_EQ(spec.halving().factor(), 3);
+    spec.mutable_halving()->set_mode(v1::HALVING_MODE_MIN);
+    ResolveDefaults(&spec);
+    EXPECT_EQ(spec.halving().mode(), v1::HALVING_MODE_MIN);
+  }
+}
+
 struct Refused {
   std::vector<std::string> overrides;  // on a minimal copy job
   const char* field;
@@ -117,6 +134,25 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{{"train.batch_size=0"}, "train.batch_size", "at least 1"},
         Refused{{"train.batch_size=3", "resources.replicas=4"}, "train.batch_size", "resources.replicas = 4, got 3"},
         Refused{{"resources.replicas=65"}, "train.batch_size", "resources.replicas = 65, got 64"},
+        Refused{{"halving={trials: 4, metric: loss, rungs: [5]}"}, "queue.group", "must be given with halving"},
+        Refused{{"queue.group=x", "halving={trials: 1, metric: loss, rungs: [5]}"}, "halving.trials", "at least 2"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: mse, rungs: [5]}"},
+                "halving.metric",
+                "one of loss, accuracy, ce10, got \"mse\""},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss, factor: 1, rungs: [5]}"},
+                "halving.factor",
+                "at least 2"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss}"}, "halving.rungs", "must be 1 to 64 steps"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss, rungs: [5, 5]}"},
+                "halving.rungs[1]",
+                "must be above 5, got 5"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss, rungs: [0, 5]}"}, "halving.rungs[0]", "above 0"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss, rungs: [5, 10]}"},
+                "train.steps",
+                "must be above the last of halving.rungs, 10, got 10"},
+        Refused{{"queue.group=x", "halving={trials: 4, metric: loss, rungs: [5]}", "action=evaluate"},
+                "halving",
+                "is a setting of `action: train`"},
         Refused{{"train.shards=4"}, "train.shards", "is a setting of `deterministic: true`"},
         Refused{{"train.deterministic=true", "train.shards=6"}, "train.shards", "must be a power of two"},
         Refused{{"train.deterministic=true", "train.shards=0"}, "train.shards", "must be a power of two"},

@@ -224,6 +224,95 @@ TEST(TrainLoopTest, AResumedRunOfTwoRanksGivesTheSameBitsAsAnUninterruptedOne) {
   ExpectResumedRunsGiveTheSameBits(2);
 }
 
+// The rung's evaluation is an extra one: the curriculum must not go on in it.
+void ExpectARungChangesNoBit(int world_size) {
+  Settings settings;
+  settings.train.eval_every = 4;
+  settings.train.eval_lengths = {3, 6};
+  settings.train.curriculum = {{3, 4, 5, 6}, {"loss", Condition::Op::kBelow, 100}, /*vary=*/false};
+  settings.train.checkpoint_every = 0;
+  at::Tensor undisturbed;
+  RunRanks(world_size, settings, [&](int rank, Trainer& trainer) {
+    if (rank == 0) undisturbed = trainer.parameters.values().clone();
+  });
+  settings.train.ranked_by = "accuracy";
+  Settings first = settings;
+  first.train.rung = 6;
+  Recorder::Saved saved;
+  RunRanks(world_size, first, [&](int rank, Trainer& trainer) {
+    EXPECT_EQ(trainer.recorder.steps.back().step, 6);
+    ASSERT_EQ(trainer.recorder.checkpoints.size(), 1u);
+    ASSERT_EQ(trainer.recorder.evals.size(), 4u);
+    EXPECT_EQ(trainer.recorder.evals[2].step, 6);
+    EXPECT_EQ(trainer.recorder.evals[2].length, 3);
+    EXPECT_EQ(trainer.recorder.checkpoints[0].state.figure, trainer.recorder.evals[2].figures[1].value);
+    EXPECT_EQ(trainer.recorder.evals[2].figures[1].name, "accuracy");
+    if (rank == 0) saved = trainer.recorder.checkpoints[0];
+  });
+  RunRanks(
+      world_size, settings,
+      [&](int, Trainer& trainer) {
+        EXPECT_EQ(trainer.recorder.steps.front().step, 7);
+        EXPECT_TRUE(at::equal(trainer.parameters.values(), undisturbed));
+        EXPECT_TRUE(trainer.loop.state().figure.has_value()) << "evaluated at the end";
+      },
+      [&](int, Trainer& trainer) {
+        trainer.parameters.values().copy_(saved.values);
+        trainer.loop.Restore(saved.state, saved.optimizer);
+      });
+}
+
+TEST(TrainLoopTest, ARunThatLeavesAtARungAndGoesOnGivesTheSameBitsAsOneWithout) {
+  ExpectARungChangesNoBit(1);
+}
+TEST(TrainLoopTest, ARunOfTwoRanksThatLeavesAtARungAndGoesOnGivesTheSameBitsAsOneWithout) {
+  ExpectARungChangesNoBit(2);
+}
+
+TEST(TrainLoopTest, AtARungItSaysSoUnlessItEndsThere) {
+  Settings settings;
+  settings.train.rung = 6;
+  settings.train.ranked_by = "loss";
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  EXPECT_EQ(trainer.loop.Run(), "rung");
+  // The condition is not looked at in an evaluation that is the rung's alone, and is in one that is due.
+  settings.train.stop_when = Condition{"loss", Condition::Op::kBelow, 100};
+  Trainer extra(settings, *alone);
+  EXPECT_EQ(extra.loop.Run(), "rung");
+  settings.train.eval_every = 6;
+  Trainer due(settings, *alone);
+  EXPECT_EQ(due.loop.Run(), "stop_when: loss < 100 at step 6");
+  EXPECT_EQ(due.recorder.evals.size(), 1u);
+}
+
+TEST(TrainLoopTest, ARungRestoredWithoutItsFigureIsEvaluatedAndSavedAgain) {
+  Settings settings;
+  settings.train.rung = 8;
+  settings.train.ranked_by = "loss";
+  auto alone = MakeSingleProcessCollective();
+  Trainer trainer(settings, *alone);
+  trainer.loop.Run();
+  Recorder::Saved saved = trainer.recorder.checkpoints.back();
+  ASSERT_TRUE(saved.state.figure.has_value());
+  const double figure = *saved.state.figure;
+  saved.state.figure.reset();
+  Trainer again(settings, *alone);
+  again.parameters.values().copy_(saved.values);
+  again.loop.Restore(saved.state, saved.optimizer);
+  EXPECT_EQ(again.loop.Run(), "rung");
+  EXPECT_TRUE(again.recorder.steps.empty());
+  ASSERT_EQ(again.recorder.checkpoints.size(), 1u);
+  EXPECT_EQ(again.recorder.checkpoints[0].state.figure, figure);
+}
+
+TEST(TrainLoopTest, AFigureToRankByThatTheTaskDoesNotHaveIsRefused) {
+  Settings settings;
+  settings.train.ranked_by = "bits";
+  auto alone = MakeSingleProcessCollective();
+  EXPECT_THROW(Trainer(settings, *alone), std::invalid_argument);
+}
+
 // One rank is torn out of a step, or of an evaluation; the other goes on from what it holds with a newcomer, and the
 // end is the same bits.
 void ExpectANewcomerGetsTheStateOfTheSurvivor(int survivor, int64_t eval_every,

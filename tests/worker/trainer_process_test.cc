@@ -115,6 +115,25 @@ TEST_F(TrainerProcessTest, TrainsReportsAndSaves) {
   EXPECT_TRUE(agent.checkpoints().back().has_eval_loss());
 }
 
+TEST_F(TrainerProcessTest, ATrainerEndsAtItsRungWithItsFigure) {
+  v1::GetAssignmentResponse assignment = Assignment(CopyJob(30));
+  assignment.mutable_assignment()->set_rung(17);
+  assignment.mutable_assignment()->mutable_spec()->mutable_halving()->set_metric("ce10");
+  FakeAgent agent(Socket(), assignment);
+  EXPECT_EQ(Wait(Start(agent)), 0);
+  EXPECT_EQ(agent.last(0).stop_reason(), "rung");
+  EXPECT_EQ(agent.last(0).step(), 17);
+  const v1::Checkpoint saved = agent.checkpoints().back();
+  EXPECT_EQ(saved.step(), 17);
+  double figure = 0;
+  for (const v1::MetricPoint& point : agent.points()) {
+    if (point.split() == "eval" && point.name() == "ce10" && point.length() == 3 && point.step() == 17)
+      figure = point.value();
+  }
+  EXPECT_GT(figure, 0);
+  EXPECT_EQ(saved.ranked_figure(), figure);
+}
+
 TEST_F(TrainerProcessTest, ATrainerKilledAndResumedEndsWithTheSameBits) {
   std::string expected;
   {

@@ -148,6 +148,7 @@ absl::StatusOr<v1::Checkpoint> WriteCheckpoint(const CheckpointContext& context,
   header.set_attempt(context.id.attempt());
   if (snapshot.state.eval_loss && std::isfinite(*snapshot.state.eval_loss))
     header.set_eval_loss(*snapshot.state.eval_loss);
+  if (snapshot.state.figure) header.set_ranked_figure(*snapshot.state.figure);
   SAB_ASSIGN_OR_RETURN(CheckpointWriter writer, CheckpointWriter::Create(context.parent, header));
   SAB_RETURN_IF_ERROR(writer.AddSafetensors(kModelFile, ViewsOf(snapshot.parameters), {{"format", "pt"}}));
   SAB_RETURN_IF_ERROR(writer.AddSafetensors(kOptimizerFile, ViewsOf(snapshot.optimizer)));

@@ -100,6 +100,7 @@ model::TrainConfig ToTrainConfig(const v1::JobSpec& given) {
     to.curriculum.vary = spec.curriculum().vary();
     to.curriculum.seed = static_cast<uint64_t>(spec.train().seed());
   }
+  to.ranked_by = spec.halving().metric();
   return to;
 }
 

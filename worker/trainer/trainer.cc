@@ -97,6 +97,13 @@ std::unique_ptr<FileSavePoints> MakeSavePoints(const v1::GetAssignmentResponse& 
   return points;
 }
 
+// What steps with `spec` are trained with in this attempt.
+model::TrainConfig ConfigOf(const v1::JobSpec& spec, const v1::TrainerAssignment& mine) {
+  model::TrainConfig config = ToTrainConfig(spec);
+  config.rung = mine.rung();
+  return config;
+}
+
 // Lets a stop request interrupt the training for as long as it lives.
 class Interruption {
  public:
@@ -122,6 +129,7 @@ class Interruption {
 struct Replica::Parts {
   std::string job;
   v1::JobSpec spec;  // the settings of task, engine and loop
+  int64_t rung = 0;
   at::Device device = at::kCPU;
   std::optional<Restored> restored;  // until the loop has taken it
   std::unique_ptr<model::Task> task;
@@ -144,6 +152,7 @@ void Replica::Build(const v1::GetAssignmentResponse& assignment) {
   auto parts = std::make_unique<Parts>();
   parts->job = mine.id().job();
   parts->spec = mine.spec();
+  parts->rung = mine.rung();
   parts->device = device;
   parts->restored = Restore(assignment);
   parts->task = OpenTask(mine.spec(), parts->restored ? parts->restored->vocabulary : "");
@@ -175,7 +184,7 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
   const std::unique_ptr<model::Collective> collective = Meet(assignment, parts_->device, with.agent, with.interruption);
 
   if (rank == 0 && parts_->checkpoints == nullptr) parts_->checkpoints = std::make_unique<CheckpointWorker>();
-  const model::TrainConfig train = ToTrainConfig(parts_->spec);
+  const model::TrainConfig train = ConfigOf(parts_->spec, mine);
   // It may be told after this run has ended, when nobody here is to be stopped by the answer any more.
   const auto teller = std::make_shared<AgentClient>(with.stub, mine.id(), [](const std::string&) {});
   Progress progress({.rank = rank,
@@ -231,7 +240,7 @@ std::string Replica::TrainPieces(const v1::TrainerAssignment& mine, model::Colle
   }
   std::string reason;
   for (const int64_t end : ends) {
-    Configure(spec::SpecOfStep(mine.spec(), changes, end), collective, progress);
+    Configure(spec::SpecOfStep(mine.spec(), changes, end), mine, collective, progress);
     const Interruption interruption(stop, *parts_->loop, collective);
     reason = parts_->loop->Train(end);
     if (reason != model::TrainLoop::kPieceDone) break;
@@ -239,14 +248,15 @@ std::string Replica::TrainPieces(const v1::TrainerAssignment& mine, model::Colle
   return reason;
 }
 
-void Replica::Configure(const v1::JobSpec& spec, model::Collective& collective, Progress& progress) {
+void Replica::Configure(const v1::JobSpec& spec, const v1::TrainerAssignment& mine, model::Collective& collective,
+                        Progress& progress) {
   const auto same = [&](const auto& mine, const auto& other) {
     return mine.SerializeAsString() == other.SerializeAsString();
   };
   progress.SetSpec(spec);
   const bool same_task = same(parts_->spec.task(), spec.task()), same_model = same(parts_->spec.model(), spec.model());
   if (same_task && same_model && same(parts_->spec.train(), spec.train()) && same(parts_->spec.eval(), spec.eval()) &&
-      parts_->spec.checkpoint().every() == spec.checkpoint().every())
+      parts_->spec.checkpoint().every() == spec.checkpoint().every() && parts_->rung == mine.rung())
     return;
   log::Info(absl::StrCat("other settings from step ", parts_->loop->state().step, " on"));
   std::unique_ptr<model::Task> task;
@@ -254,7 +264,7 @@ void Replica::Configure(const v1::JobSpec& spec, model::Collective& collective, 
   if (!same_task) task = OpenTask(spec, parts_->task->vocabulary());
   if (!same_model) engine = model::MakeEngine(ToModelConfig(spec), parts_->task->shape(), *parts_->parameters);
   auto loop = std::make_unique<model::TrainLoop>(
-      ToTrainConfig(spec),
+      ConfigOf(spec, mine),
       model::TrainLoop::Parts{task ? *task : *parts_->task, engine ? *engine : *parts_->engine, *parts_->parameters,
                               collective, progress, parts_->save_points.get()},
       *parts_->loop);
@@ -263,6 +273,7 @@ void Replica::Configure(const v1::JobSpec& spec, model::Collective& collective, 
   if (engine) parts_->engine = std::move(engine);
   parts_->spec = spec;
   if (parts_->save_points) parts_->save_points->SetContext(SaveContext(parts_->job, spec));
+  parts_->rung = mine.rung();
   progress.Attach(*parts_->parameters, *parts_->loop);
   pulse_.ForgetSteps();
 }

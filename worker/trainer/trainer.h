@@ -43,7 +43,8 @@ class Replica {
   void Build(const v1::GetAssignmentResponse& assignment);
   std::string TrainPieces(const v1::TrainerAssignment& mine, model::Collective& collective, Progress& progress,
                           StopRequest& stop);
-  void Configure(const v1::JobSpec& spec, model::Collective& collective, Progress& progress);
+  void Configure(const v1::JobSpec& spec, const v1::TrainerAssignment& mine, model::Collective& collective,
+                 Progress& progress);
 
   PulseMeter& pulse_;
   std::unique_ptr<Parts> parts_;
