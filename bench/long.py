@@ -4,11 +4,14 @@ cost   One training step with a loss at every position at T = 1,000 ... 1,000,00
        cost of a step does not depend on how much lies behind it. Peak memory is that of the process above its size before.
 train  Submits a job with a curriculum of lengths to a service of its own and prints a row for each length trained at:
        updates, seconds, accuracy there, and the largest resident memory of all trainers together.
+saves  Updates at T=1,000,000 by a service, with save points within them (`checkpoint.within_update: 1s`, far more often than by
+       default) and without, in turns: seconds an update, and the most bytes that the save points take on the disk.
 """
 
 import argparse
 import json
 import os
+import pathlib
 import signal
 import statistics
 import subprocess
@@ -158,17 +161,84 @@ def train(options):
             up.wait()
 
 
+class FolderWatch(threading.Thread):
+    """The most bytes on the disk under folders of this name, looked at ten times a second."""
+
+    def __init__(self, root, name):
+        super().__init__(daemon=True)
+        self.root, self.name = root, name
+        self.largest = 0
+        self.ended = threading.Event()
+
+    def run(self):
+        while not self.ended.wait(0.1):
+            size = 0
+            for folder in pathlib.Path(self.root).rglob(self.name):
+                for path in folder.rglob("*"):
+                    try:
+                        size += path.stat().st_blocks * 512
+                    except OSError:
+                        pass  # replaced meanwhile
+            self.largest = max(self.largest, size)
+
+
+SAVES_JOB = """
+model: {{kind: sab, hidden_size: 64, {model}}}
+task: {{kind: recall, length: 1000000}}
+train: {{batch_size: 8, steps: {updates}, clip_norm: 1.0, seed: 1}}
+eval: {{every: 0, lengths: [20], sequences: 8}}
+checkpoint: {{every: 0, within_update: {interval}}}
+resources: {{replicas: {replicas}, device: cpu}}
+"""
+
+
+def seconds_per_update(sabctl, state, options, model, interval):
+    path = os.path.join(state, "saves.yaml")
+    with open(path, "w") as job_file:
+        job_file.write(SAVES_JOB.format(model=model, updates=options.updates, interval=interval, replicas=options.threads))
+    job = subprocess.run([sabctl, "submit", path, "-o", "name"], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run([sabctl, "wait", job], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # The first update is made beside the start of all.
+    return [f["value"] for f in figures(sabctl, job, "system") if f["name"] == "seconds_per_step" and f["step"] > 1]
+
+
+def saves(options):
+    sabctl = os.path.join(options.bin, "sabctl")
+    print(f"An update at T=1,000,000, H=64, 8 rows over {options.threads} ranks: medians of {options.turns} turns of {options.updates} updates.")
+    print("| system | seconds without | with a save every second | ratio | MiB on the disk, most |")
+    print("| --- | --: | --: | --: | --: |")
+    for system, model in (("separable", "score: separable"), ("bounded", "memory: {capacity: 64, policy: salient}")):
+        with tempfile.TemporaryDirectory(prefix="sab-long-") as state:
+            up = start_service(sabctl, state, options.threads)
+            watch = FolderWatch(state, "save_points")
+            watch.start()
+            try:
+                times = {"0": [], "1s": []}
+                for _ in range(options.turns):
+                    for interval, into in times.items():
+                        into += seconds_per_update(sabctl, state, options, model, interval)
+                without, with_saves = statistics.median(times["0"]), statistics.median(times["1s"])
+                print(f"| {system} | {without:.2f} | {with_saves:.2f} | {with_saves / without:.2f} | {watch.largest / 2**20:,.0f} |", flush=True)
+            finally:
+                watch.ended.set()
+                up.send_signal(signal.SIGTERM)
+                up.wait()
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bin", required=True, help="folder of the programs")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--only", choices=("cost", "train"))
+    parser.add_argument("--only", choices=("cost", "train", "saves"))
+    parser.add_argument("--updates", type=int, default=4, help="of a job of `saves`")
     parser.add_argument("--job", default=os.path.join(HERE, "long", "recall.yaml"))
     options = parser.parse_args()
-    if options.only != "train":
+    if options.only in (None, "cost"):
         cost(options)
-    return 0 if options.only == "cost" else train(options)
+    code = train(options) if options.only in (None, "train") else 0
+    return code or (saves(options) if options.only in (None, "saves") else 0)
 
 
 if __name__ == "__main__":

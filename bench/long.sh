@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Very long sequences: what a step costs at T = 1,000 … 1,000,000, and `recall` learned at a million steps by the service.
-#   ./dev bench long [--only cost|train] [--turns N] [--job FILE]
+# Very long sequences: what a step costs at T = 1,000 … 1,000,000, `recall` learned at a million steps by the service,
+# and what save points in the middle of such updates cost.
+#   ./dev bench long [--only cost|train|saves] [--turns N] [--job FILE]
 set -euo pipefail
 build=$1
 shift

@@ -23,8 +23,10 @@ using at::Tensor;
 constexpr double kEpsilon = 1e-7;
 
 // w . tanh(key + query): keys (n,B,H), query (B,H) -> (n,B).
+// A sum of its own for each memory, not one product: a BLAS may round its rows differently by where they lie (MKL does
+// on Zen 5), and then equal memories were no tie.
 Tensor MlpScores(const Weights& weights, const Tensor& keys, const Tensor& query) {
-  return at::matmul((keys + query).tanh_(), weights.score);
+  return ((keys + query).tanh_() * weights.score).sum(-1);
 }
 
 // weights (n,B), memories (n,B,H) -> (B,H).

@@ -358,6 +358,21 @@ TEST(QueueTest, MemoryAndTimeLimitsAreRead) {
   for (const char* text : {"0s", "-1h", "2", "inf", "1 day", "100ms"}) EXPECT_FALSE(ParseTimeLimit(text).ok()) << text;
 }
 
+TEST(CheckpointTest, TheIntervalWithinAnUpdateIsRead) {
+  EXPECT_EQ(*ParseSaveInterval("90s"), absl::Seconds(90));
+  EXPECT_EQ(*ParseSaveInterval("0"), absl::ZeroDuration());
+  for (const char* text : {"999ms", "-1s", "60", "25h", "inf", "often"}) {
+    EXPECT_FALSE(ParseSaveInterval(text).ok()) << text;
+  }
+  v1::JobSpec spec = Minimal();
+  ResolveDefaults(&spec);
+  EXPECT_EQ(spec.checkpoint().within_update(), "60s");
+  spec.mutable_checkpoint()->set_within_update("often");
+  const std::vector<FieldViolation> violations = Validate(spec);
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_EQ(violations[0].field, "checkpoint.within_update");
+}
+
 TEST(ConditionTest, ReadsEveryOperator) {
   const auto at_least = ParseCondition("accuracy >= 0.999");
   ASSERT_TRUE(at_least.ok());
