@@ -183,6 +183,7 @@ class FolderWatch(threading.Thread):
 
 
 SAVES_JOB = """
+name: saves
 model: {{kind: sab, hidden_size: 64, {model}}}
 task: {{kind: recall, length: 1000000}}
 train: {{batch_size: 8, steps: {updates}, clip_norm: 1.0, seed: 1}}
