@@ -69,19 +69,35 @@ def descendants(pid):
     return [int(c) for c in children] + [d for c in children for d in descendants(int(c))]
 
 
-class MemoryWatch(threading.Thread):
-    """The largest sum of the trainers' resident memory, looked at four times a second."""
+class Peak(threading.Thread):
+    """The largest of what `measure` gives, looked at a few times a second."""
 
-    def __init__(self, service):
+    def __init__(self, measure):
         super().__init__(daemon=True)
-        self.service = service
+        self.measure = measure
         self.largest = 0
         self.ended = threading.Event()
 
     def run(self):
-        while not self.ended.wait(0.25):
-            self.largest = max(self.largest, sum(status_bytes(pid, "VmRSS") for pid in descendants(self.service)
-                                                 if is_trainer(pid)))
+        while not self.ended.wait(0.1):
+            self.largest = max(self.largest, self.measure())
+
+
+def trainers_bytes(service):
+    """Resident memory of all trainers together."""
+    return sum(status_bytes(pid, "VmRSS") for pid in descendants(service) if is_trainer(pid))
+
+
+def folders_bytes(root, name):
+    """On the disk, under folders of this name."""
+    size = 0
+    for folder in pathlib.Path(root).rglob(name):
+        for path in folder.rglob("*"):
+            try:
+                size += path.stat().st_blocks * 512
+            except OSError:
+                pass  # replaced meanwhile
+    return size
 
 
 def is_trainer(pid):
@@ -144,7 +160,7 @@ def train(options):
     sabctl = os.path.join(options.bin, "sabctl")
     with tempfile.TemporaryDirectory(prefix="sab-long-") as state:
         up = start_service(sabctl, state, options.threads)
-        watch = MemoryWatch(up.pid)
+        watch = Peak(lambda: trainers_bytes(up.pid))
         watch.start()
         try:
             job = subprocess.run([sabctl, "submit", options.job, "-o", "name"], capture_output=True, text=True, check=True).stdout.strip()
@@ -159,27 +175,6 @@ def train(options):
             watch.ended.set()
             up.send_signal(signal.SIGTERM)
             up.wait()
-
-
-class FolderWatch(threading.Thread):
-    """The most bytes on the disk under folders of this name, looked at ten times a second."""
-
-    def __init__(self, root, name):
-        super().__init__(daemon=True)
-        self.root, self.name = root, name
-        self.largest = 0
-        self.ended = threading.Event()
-
-    def run(self):
-        while not self.ended.wait(0.1):
-            size = 0
-            for folder in pathlib.Path(self.root).rglob(self.name):
-                for path in folder.rglob("*"):
-                    try:
-                        size += path.stat().st_blocks * 512
-                    except OSError:
-                        pass  # replaced meanwhile
-            self.largest = max(self.largest, size)
 
 
 SAVES_JOB = """
@@ -211,7 +206,7 @@ def saves(options):
     for system, model in (("separable", "score: separable"), ("bounded", "memory: {capacity: 64, policy: salient}")):
         with tempfile.TemporaryDirectory(prefix="sab-long-") as state:
             up = start_service(sabctl, state, options.threads)
-            watch = FolderWatch(state, "save_points")
+            watch = Peak(lambda: folders_bytes(state, "save_points"))
             watch.start()
             try:
                 times = {"0": [], "1s": []}

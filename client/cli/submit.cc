@@ -203,8 +203,7 @@ int SubmitSweep(Context& context, const SubmitOptions& options, const v1::JobSpe
   size_t number = 0;
   for (const v1::JobSpec& spec : *specs) {
     // The same for every client that submits this job of this sweep.
-    const auto response =
-        context.client().CreateJob(spec, options.dry_run, absl::StrCat(group, ".", std::to_string(++number)));
+    const auto response = context.client().CreateJob(spec, options.dry_run, absl::StrCat(group, ".", ++number));
     if (!response.ok()) {
       if (number > 1 && !options.dry_run)
         context.PrintError(absl::StrCat(number - 1, " of ", specs->size(),
@@ -239,9 +238,11 @@ absl::StatusOr<std::string> ReadJob(Context& context, const SubmitOptions& optio
   spec.clear_init_from();
   spec.mutable_queue()->clear_after();
   spec.mutable_queue()->clear_after_failure();
-  if (spec.has_halving()) spec.mutable_queue()->clear_group();  // it is no trial of that sweep
-  if (spec.has_halving()) spec.mutable_queue()->clear_max_parallel();
-  spec.clear_halving();
+  if (spec.has_halving()) {  // it is no trial of that sweep
+    spec.mutable_queue()->clear_group();
+    spec.mutable_queue()->clear_max_parallel();
+    spec.clear_halving();
+  }
   return spec::FormatYaml(spec);
 }
 
@@ -325,9 +326,8 @@ void AddSubmit(CLI::App& app, Context* context) {
       "  sabctl submit copy.yaml --from 3f9k2mzq@500      step 0, with the parameters of that checkpoint\n"
       "  sabctl submit --from 3f9k2mzq --with-optimizer --set train.steps=40000      goes on for longer\n"
       "  sabctl submit sweep.yaml      with a `sweep:` section: one job for each of its points; with\n"
-      "                                `halving: {metric: accuracy, first: 500}` in it the best third goes on after "
-      "step "
-      "500\n"
+      "                                `halving: {metric: accuracy, first: 500}` in it the best third goes on\n"
+      "                                after step 500\n"
       "  job=$(sabctl submit copy.yaml -o name)\n"
       "  sabctl get JOB -o yaml | sabctl submit -      the same again");
   command->callback([context, options, file, from] {

@@ -131,7 +131,7 @@ class SweepReader : public spec::YamlSectionReader {
       halving.mode = mode.IsScalar() ? mode.Scalar() : "";
       if (halving.mode != "max" && halving.mode != "min") Add("sweep.halving.mode", mode, "must be max or min");
     }
-    halving.factor = Integer("sweep.halving.factor", node["factor"], 2, kMostJobs).value_or(3);
+    halving.factor = Integer("sweep.halving.factor", node["factor"], 2, kMostJobs).value_or(halving.factor);
     if (!node["first"]) Add("sweep.halving.first", node, "must be given: the step of the first rung");
     halving.first = Integer("sweep.halving.first", node["first"], 1, int64_t{1} << 53).value_or(1);
     for (const std::vector<Choice>* choices : {&grid_, &random_}) {
@@ -204,9 +204,10 @@ absl::StatusOr<SweepFile> SplitSweep(std::string_view text) {
 
 std::vector<Rung> RungsOf(const SweepHalving& halving, int64_t trials, int64_t steps) {
   std::vector<Rung> rungs;
-  for (int64_t step = halving.first; step < steps && trials > 1; step *= halving.factor) {
-    trials = (trials - 1) / halving.factor + 1;
-    rungs.push_back({step, trials});
+  int64_t places = trials;
+  for (int64_t step = halving.first; step < steps && places > 1; step *= halving.factor) {
+    places = spec::PlacesAt(trials, halving.factor, static_cast<int>(rungs.size()));
+    rungs.push_back({step, places});
     if (step > steps / halving.factor) break;  // the next one is beyond them, or no number
   }
   return rungs;

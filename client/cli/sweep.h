@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/spec/halving.h"
 
 namespace sab::client {
 
@@ -18,7 +19,7 @@ using SweepPoint = std::vector<std::pair<std::string, std::string>>;
 struct SweepHalving {
   std::string metric;
   std::string mode;  // "max" or "min"; empty: by the metric
-  int64_t factor = 3;
+  int64_t factor = spec::kHalvingFactor;
   int64_t first = 0;  // step of the first rung; each is `factor` times the one before
 };
 

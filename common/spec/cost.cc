@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/memory.h"
+#include "common/base/memory_sizes.h"
 #include "common/spec/model_config.h"
 #include "common/spec/validate.h"
 #include "model/cuda/plan.h"

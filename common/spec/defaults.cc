@@ -1,3 +1,4 @@
+#include "common/spec/halving.h"
 #include "common/spec/validate.h"
 
 namespace sab::spec {
@@ -114,7 +115,7 @@ void ResolveDefaults(v1::JobSpec* spec) {
   if (!spec->has_halving()) return;
   v1::HalvingSpec* halving = spec->mutable_halving();
   SAB_DEFAULT_ENUM(halving, mode, halving->metric() == "accuracy" ? v1::HALVING_MODE_MAX : v1::HALVING_MODE_MIN);
-  SAB_DEFAULT(halving, factor, 3);
+  SAB_DEFAULT(halving, factor, kHalvingFactor);
 }
 
 #undef SAB_DEFAULT

@@ -27,12 +27,6 @@ std::string Ordinal(int64_t number) {
 
 }  // namespace
 
-int64_t PlacesAt(int64_t trials, int64_t factor, int rung) {
-  int64_t places = trials;
-  for (int i = 0; i <= rung && places > 1; ++i) places = (places - 1) / factor + 1;
-  return places;
-}
-
 RungDecision DecideRung(absl::Span<const RankedTrial> trials, int64_t places, bool higher_is_better) {
   RungDecision decision;
   decision.rank.resize(trials.size());

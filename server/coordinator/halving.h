@@ -10,9 +10,6 @@
 // Successive halving: who goes on at a rung of a sweep. Pure.
 namespace sab::server {
 
-// How many of `trials` go on at the rung with this index, if so many can: one of `factor`, rounded up, at each rung.
-int64_t PlacesAt(int64_t trials, int64_t factor, int rung);
-
 // A trial that has been let past all rungs before the one that is decided.
 struct RankedTrial {
   enum class Standing {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/halving.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "server/coordinator/coordinator.h"
 #include "server/coordinator/text.h"
@@ -123,7 +124,7 @@ absl::Status Coordinator::ReviewSweep(const std::string& group) {
   const v1::HalvingSpec& halving = trials.front()->record.job.spec().halving();
   const auto submitted = static_cast<int64_t>(sweep->second.size());
   const RungDecision decision =
-      DecideRung(ranked, PlacesAt(halving.trials(), halving.factor(), static_cast<int>(passed)),
+      DecideRung(ranked, spec::PlacesAt(halving.trials(), halving.factor(), static_cast<int>(passed)),
                  halving.mode() == v1::HALVING_MODE_MAX);
   if (decision.decided && submitted >= halving.trials()) return CarryOut(decision, trials);
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "common/base/memory.h"
+#include "common/base/memory_sizes.h"
 
 namespace sab::server {
 namespace {

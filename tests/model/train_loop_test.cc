@@ -196,6 +196,15 @@ TEST(TrainLoopTest, AllRanksEndWithTheSameBitsAndFigures) {
   EXPECT_EQ(losses[0], losses[1]);
 }
 
+// Trains on from what was saved.
+template <class Check>
+void GoOnFrom(const Recorder::Saved& saved, int world_size, const Settings& settings, const Check& check) {
+  RunRanks(world_size, settings, check, [&](int, Trainer& trainer) {
+    trainer.parameters.values().copy_(saved.values);
+    trainer.loop.Restore(saved.state, saved.optimizer);
+  });
+}
+
 void ExpectResumedRunsGiveTheSameBits(int world_size) {
   Settings settings;
   std::vector<at::Tensor> uninterrupted(static_cast<size_t>(world_size));
@@ -205,16 +214,10 @@ void ExpectResumedRunsGiveTheSameBits(int world_size) {
     at_step_4 = trainer.recorder.checkpoints.at(0);
   });
   ASSERT_EQ(at_step_4.state.step, 4);
-  RunRanks(
-      world_size, settings,
-      [&](int rank, Trainer& trainer) {
-        EXPECT_EQ(trainer.recorder.steps.front().step, 5);
-        EXPECT_TRUE(at::equal(trainer.parameters.values(), uninterrupted[static_cast<size_t>(rank)]));
-      },
-      [&](int, Trainer& trainer) {
-        trainer.parameters.values().copy_(at_step_4.values);
-        trainer.loop.Restore(at_step_4.state, at_step_4.optimizer);
-      });
+  GoOnFrom(at_step_4, world_size, settings, [&](int rank, Trainer& trainer) {
+    EXPECT_EQ(trainer.recorder.steps.front().step, 5);
+    EXPECT_TRUE(at::equal(trainer.parameters.values(), uninterrupted[static_cast<size_t>(rank)]));
+  });
 }
 
 TEST(TrainLoopTest, AResumedRunGivesTheSameBitsAsAnUninterruptedOne) {
@@ -249,17 +252,11 @@ void ExpectARungChangesNoBit(int world_size) {
     EXPECT_EQ(trainer.recorder.evals[2].figures[1].name, "accuracy");
     if (rank == 0) saved = trainer.recorder.checkpoints[0];
   });
-  RunRanks(
-      world_size, settings,
-      [&](int, Trainer& trainer) {
-        EXPECT_EQ(trainer.recorder.steps.front().step, 7);
-        EXPECT_TRUE(at::equal(trainer.parameters.values(), undisturbed));
-        EXPECT_TRUE(trainer.loop.state().figure.has_value()) << "evaluated at the end";
-      },
-      [&](int, Trainer& trainer) {
-        trainer.parameters.values().copy_(saved.values);
-        trainer.loop.Restore(saved.state, saved.optimizer);
-      });
+  GoOnFrom(saved, world_size, settings, [&](int, Trainer& trainer) {
+    EXPECT_EQ(trainer.recorder.steps.front().step, 7);
+    EXPECT_TRUE(at::equal(trainer.parameters.values(), undisturbed));
+    EXPECT_TRUE(trainer.loop.state().figure.has_value()) << "evaluated at the end";
+  });
 }
 
 TEST(TrainLoopTest, ARunThatLeavesAtARungAndGoesOnGivesTheSameBitsAsOneWithout) {

@@ -9,9 +9,12 @@
 #include <numeric>
 #include <random>
 
+#include "common/spec/halving.h"
+
 namespace sab::server {
 namespace {
 
+using spec::PlacesAt;
 using ::testing::ElementsAre;
 using Standing = RankedTrial::Standing;
 

@@ -2,7 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "common/base/memory.h"
+#include "common/base/memory_sizes.h"
 #include "server/scheduling/scheduling.h"
 
 namespace sab::server {

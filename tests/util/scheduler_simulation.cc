@@ -8,7 +8,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/memory.h"
+#include "common/base/memory_sizes.h"
 
 namespace sab::testing_util {
 namespace {

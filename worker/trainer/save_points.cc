@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -13,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "common/base/ids.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint.h"
@@ -27,11 +27,6 @@ using model::SavedPiece;
 constexpr int kFormat = 1;
 // Of the interval: what has been done since the last save point is kept when a pass is left.
 constexpr double kWorthKeeping = 0.05;
-
-std::string RandomName() {
-  std::random_device device;
-  return absl::StrFormat("%08x%08x", device(), device());
-}
 
 void RemoveFile(const std::string& path) {
   std::error_code error;
@@ -50,7 +45,7 @@ std::string Mebibytes(int64_t bytes) {
 
 }  // namespace
 
-FileSavePoints::FileSavePoints(Options options) : options_(std::move(options)), process_(RandomName()) {}
+FileSavePoints::FileSavePoints(Options options) : options_(std::move(options)), process_(RandomId(16)) {}
 
 std::string FileSavePoints::StemOf(const Key& key) {
   return absl::StrFormat("%012d.row%d.block%s", key.step, key.part,
