@@ -178,7 +178,10 @@ absl::Status Synchronizer::Run() {
 }
 
 absl::Status Synchronizer::TakeAnswer(const Call& call) {
-  const bool newest = call.request.sequence() > applied_sequence_;
+  // Answers may cross on their way. Of two that were given with different versions the one that is to be followed has
+  // the higher version, whichever call it answers: versions only grow, over restarts of the coordinator too.
+  const bool stale = call.response.desired_version() < known_version_;
+  const bool newest = !stale && call.request.sequence() > applied_sequence_;
   const bool news = call.response.desired_version() != known_version_;
   if (newest) {
     applied_sequence_ = call.request.sequence();
@@ -194,7 +197,7 @@ absl::Status Synchronizer::TakeAnswer(const Call& call) {
     last_answer_ = now;
     lease_ = FromProto(call.response.lease());
     const bool held = now - call.started >= kHeld;
-    next_call_ = (newest && news) || held ? now : now + FromProto(call.response.next_call());
+    next_call_ = (newest && news) || held || stale ? now : now + FromProto(call.response.next_call());
   }
   backoff_.Reset();
   if (recovered) log::Info("the coordinator answers again");

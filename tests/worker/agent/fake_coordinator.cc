@@ -2,8 +2,10 @@
 
 #include <zlib.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/checkpoint/checkpoint.h"
@@ -64,6 +66,27 @@ void FakeCoordinator::SetDesired(std::vector<v1::TrainerAssignment> desired) {
   desired_ = std::move(desired);
   ++version_;
   changed_.NotifyAll();
+}
+
+void FakeCoordinator::CrossNext(std::vector<v1::TrainerAssignment> desired) {
+  MutexLock lock(&mutex_);
+  crossing_ = std::move(desired);
+}
+
+bool FakeCoordinator::Reported(const std::vector<v1::TrainerAssignment>& trainers) {
+  return std::all_of(trainers.begin(), trainers.end(), [&](const v1::TrainerAssignment& wanted) {
+    return std::any_of(last_.trainers().begin(), last_.trainers().end(), [&](const v1::TrainerStatus& status) {
+      return TrainerKey::Of(status.id()) == TrainerKey::Of(wanted.id());
+    });
+  });
+}
+
+void FakeCoordinator::Answer(v1::SynchronizeResponse* response) {
+  for (const auto& assignment : desired_) *response->add_desired() = assignment;
+  response->set_desired_version(version_);
+  response->mutable_lease()->set_seconds(5);
+  response->mutable_next_call()->set_nanos(500'000'000);
+  response->set_checkpoint_dir(checkpoint_dir_);
 }
 
 void FakeCoordinator::FailNext(const std::string& method, grpc::Status status, int count) {
@@ -143,20 +166,34 @@ grpc::Status FakeCoordinator::Synchronize(grpc::ServerContext*, const v1::Synchr
   if (request->incarnation() <= aborted_) return grpc::Status(grpc::StatusCode::ABORTED, "a newer agent has called");
   const bool newest = request->incarnation() > last_.incarnation() || request->sequence() > last_.sequence();
   if (newest) last_ = *request;
+  if (newest && held_ > 0 && !crossing_.empty()) {
+    Answer(response);
+    desired_ = std::exchange(crossing_, {});
+    ++version_;
+    const std::vector<v1::TrainerAssignment> followed = desired_;
+    crossed_ = request->sequence();
+    crossed_until_ = absl::InfiniteFuture();
+    changed_.NotifyAll();
+    while (!away_ && !Reported(followed)) changed_.Wait(&mutex_);
+    crossed_until_ = absl::Now() + absl::Milliseconds(100);
+    changed_.NotifyAll();
+    return grpc::Status::OK;
+  }
   changed_.NotifyAll();
   const absl::Duration hold =
       absl::Seconds(request->max_hold().seconds()) + absl::Nanoseconds(request->max_hold().nanos());
   const absl::Time until = absl::Now() + hold;
+  ++held_;
   while (!away_ && request->known_version() == version_ && last_.sequence() == request->sequence() &&
          absl::Now() < until && request->incarnation() > aborted_) {
     changed_.WaitFor(&mutex_, until - absl::Now());
   }
+  while (!away_ && request->sequence() > crossed_ && absl::Now() < crossed_until_) {
+    changed_.WaitFor(&mutex_, std::min(crossed_until_ - absl::Now(), absl::Seconds(1)));
+  }
+  --held_;
   if (request->incarnation() <= aborted_) return grpc::Status(grpc::StatusCode::ABORTED, "a newer agent has called");
-  for (const auto& assignment : desired_) *response->add_desired() = assignment;
-  response->set_desired_version(version_);
-  response->mutable_lease()->set_seconds(5);
-  response->mutable_next_call()->set_nanos(500'000'000);
-  response->set_checkpoint_dir(checkpoint_dir_);
+  Answer(response);
   return grpc::Status::OK;
 }
 

@@ -28,6 +28,9 @@ class FakeCoordinator : public v1::AgentService::Service, public v1::CheckpointS
 
   void SetCheckpointDir(const std::string& dir);
   void SetDesired(std::vector<v1::TrainerAssignment> desired);
+  // When next a call overtakes one that is held: it is answered with what is wanted by then, but its answer comes only
+  // after that of the older one, which has what is wanted from then on, has been followed: `desired`.
+  void CrossNext(std::vector<v1::TrainerAssignment> desired);
   // The next `count` calls of `method` get this answer.
   void FailNext(const std::string& method, grpc::Status status, int count = 1);
   // All calls of Synchronize of incarnations up to this one are answered with ABORTED.
@@ -64,6 +67,8 @@ class FakeCoordinator : public v1::AgentService::Service, public v1::CheckpointS
 
  private:
   void Listen(const std::string& address);
+  void Answer(v1::SynchronizeResponse* response) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Reported(const std::vector<v1::TrainerAssignment>& trainers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   grpc::Status Planned(const std::string& method);
 
   std::string address_;
@@ -76,6 +81,10 @@ class FakeCoordinator : public v1::AgentService::Service, public v1::CheckpointS
   std::string served_folder_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, int> downloads_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::TrainerAssignment> desired_ ABSL_GUARDED_BY(mutex_);
+  std::vector<v1::TrainerAssignment> crossing_ ABSL_GUARDED_BY(mutex_);  // empty: no answers cross
+  int64_t crossed_ ABSL_GUARDED_BY(mutex_) = 0;  // sequence of the call whose answer comes late; later ones wait for it
+  absl::Time crossed_until_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  int held_ ABSL_GUARDED_BY(mutex_) = 0;  // calls of Synchronize
   int64_t version_ ABSL_GUARDED_BY(mutex_) = 1;
   int64_t aborted_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::pair<grpc::Status, int>> failures_ ABSL_GUARDED_BY(mutex_);

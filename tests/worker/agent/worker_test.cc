@@ -145,6 +145,26 @@ TEST_F(WorkerTest, WhatIsNotWantedAnyMoreStopsAndItsSlotIsUsedAgain) {
   coordinator_.WaitForPhase(next, v1::TRAINER_PHASE_SUCCEEDED);
 }
 
+TEST_F(WorkerTest, AnAnswerThatComesAfterANewerOneStopsNothing) {
+  const TrainerKey key{"jobs/k", 1, 0};
+  const v1::TrainerAssignment first = Assignment(key_, 20);
+  v1::TrainerAssignment second = Assignment(key, 100, {{"step_ms", "5"}});
+  second.set_slot(1);
+  coordinator_.SetDesired({first});
+  coordinator_.CrossNext({first, second});
+  StartWorker();
+  v1::TrainerPhase end = v1::TRAINER_PHASE_UNSPECIFIED;
+  coordinator_.WaitForRequest([&](const auto& request) {
+    for (const v1::TrainerStatus& status : request.trainers()) {
+      const bool ended = status.phase() == v1::TRAINER_PHASE_SUCCEEDED || status.phase() == v1::TRAINER_PHASE_STOPPED ||
+                         status.phase() == v1::TRAINER_PHASE_FAILED;
+      if (TrainerKey::Of(status.id()) == key && ended) end = status.phase();
+    }
+    return end != v1::TRAINER_PHASE_UNSPECIFIED;
+  });
+  EXPECT_EQ(end, v1::TRAINER_PHASE_SUCCEEDED);
+}
+
 TEST_F(WorkerTest, ARankOnAnotherWorkerGetsTheRendezvousFromTheCoordinator) {
   const TrainerKey rank1{"jobs/j", 1, 1};
   v1::TrainerAssignment assignment = Assignment(rank1, 5);
