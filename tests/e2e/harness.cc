@@ -20,6 +20,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/base/status.h"
+#include "common/checkpoint/checkpoint.h"
+#include "tests/e2e/specs.h"
 
 namespace sab::e2e {
 namespace {
@@ -225,6 +227,21 @@ std::vector<v1::Checkpoint> Cluster::AwaitCheckpoints(const JobId& job, size_t c
   return checkpoints;
 }
 
+v1::Job Cluster::AwaitTraining(const JobId& job, int64_t number) {
+  return Await(job, [&](const v1::Job& seen) {
+    return seen.attempt_count() == number && seen.state() == v1::JOB_STATE_RUNNING &&
+           seen.step() > seen.attempts().rbegin()->start_step() + 50;
+  });
+}
+
+v1::Checkpoint Cluster::Pause(const JobId& job) {
+  EXPECT_EQ(Sabctl({"pause", job.value()}).code, 0);
+  const v1::Job paused = Await(job, [](const v1::Job& seen) { return seen.state() == v1::JOB_STATE_PAUSED; });
+  const v1::Checkpoint left = AwaitCheckpoints(job, 1).front();
+  EXPECT_EQ(left.step(), paused.step());
+  return left;
+}
+
 std::vector<pid_t> Cluster::AwaitTrainers(const JobId& job, int count) {
   std::vector<std::pair<std::string, pid_t>> found;
   EXPECT_TRUE(Eventually([&] {
@@ -260,6 +277,17 @@ std::string Cluster::Logs() const {
     absl::StrAppend(&text, "--- ", entry.path().filename().string(), "\n", Content(entry.path()));
   }
   return text;
+}
+
+void ExpectNoBitLost(Cluster& cluster, const JobId& job, int replicas, const std::vector<std::string>& options) {
+  const v1::Checkpoint left = cluster.Pause(job);
+  const JobId undisturbed = cluster.Submit(CopyJob(replicas, static_cast<int>(left.step()), 0), options);
+  const v1::Job final = cluster.AwaitFinal(undisturbed);
+  ASSERT_EQ(final.state(), v1::JOB_STATE_SUCCEEDED) << final.failure();
+  const v1::Checkpoint end = cluster.AwaitCheckpoints(undisturbed, 1).front();
+  ASSERT_EQ(end.step(), left.step());
+  for (const std::string_view file : {kModelFile, kOptimizerFile})
+    EXPECT_EQ(DigestOf(left, file), DigestOf(end, file)) << file;
 }
 
 }  // namespace sab::e2e

@@ -59,6 +59,10 @@ class Cluster {
   v1::Job AwaitFinal(const JobId& job);
   // Waits until `count` checkpoints are recorded; newest first.
   std::vector<v1::Checkpoint> AwaitCheckpoints(const JobId& job, size_t count);
+  // Waits until attempt `number` has trained a little.
+  v1::Job AwaitTraining(const JobId& job, int64_t number);
+  // Pauses a job, wherever it is by then, and returns the checkpoint that it leaves with.
+  v1::Checkpoint Pause(const JobId& job);
   // Waits until so many workers are READY.
   void AwaitWorkers(int count);
 
@@ -100,6 +104,10 @@ std::string BinDir();
 
 // SHA-256 of a file of a checkpoint, by its name.
 std::string DigestOf(const v1::Checkpoint& checkpoint, std::string_view path);
+
+// Pauses `job`, made of CopyJob(replicas, kEndless, ...) with `options`, and expects that what it leaves with is to the
+// bit what a job ends with that trained so many steps and was never disturbed.
+void ExpectNoBitLost(Cluster& cluster, const JobId& job, int replicas, const std::vector<std::string>& options = {});
 
 // Repeats `condition` until it holds; between two tries it waits a little. For what no stream or descriptor tells.
 // False after kPatience.

@@ -6,7 +6,10 @@
 
 namespace sab::e2e {
 
-// A small job that trains for some seconds, with a checkpoint and an evaluation now and then.
+// Steps of a job that is still training whenever a test gets to spoil it, on a machine of any speed. The test ends it.
+inline constexpr int kEndless = 100'000'000;
+
+// A small job that takes some seconds for ten thousand steps, with a checkpoint now and then.
 inline std::string CopyJob(int replicas, int steps, int checkpoint_every) {
   return absl::StrCat(
       "name: e2e-copy\n"

@@ -31,6 +31,17 @@ void FakeAgent::Abort() {
   aborted_ = true;
 }
 
+void FakeAgent::HoldCheckpoints(bool hold) {
+  const MutexLock lock(&mutex_);
+  hold_ = hold;
+  changed_.NotifyAll();
+}
+
+void FakeAgent::AwaitHeld() {
+  const MutexLock lock(&mutex_);
+  while (held_ == 0) changed_.Wait(&mutex_);
+}
+
 void FakeAgent::KnowRelease() {
   const MutexLock lock(&mutex_);
   knows_release_ = true;
@@ -121,6 +132,12 @@ grpc::Status FakeAgent::ReportProgress(grpc::ServerContext*, const v1::ReportPro
 grpc::Status FakeAgent::PublishCheckpoint(grpc::ServerContext*, const v1::PublishCheckpointRequest* request,
                                           v1::PublishCheckpointResponse*) {
   const MutexLock lock(&mutex_);
+  if (hold_ && !closing_) {
+    ++held_;
+    changed_.NotifyAll();
+    while (hold_ && !closing_) changed_.Wait(&mutex_);
+    return grpc::Status(grpc::UNAVAILABLE, "held");
+  }
   checkpoints_.push_back(request->checkpoint());
   changed_.NotifyAll();
   return Wanted();

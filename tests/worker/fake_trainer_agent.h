@@ -26,6 +26,10 @@ class FakeAgent : public v1::TrainerService::Service {
   void KnowRelease();
   // Tells trainers of earlier attempts to go on, from memory, as those of `attempt`.
   void Release(int64_t attempt);
+  // From now on publishing a checkpoint blocks, until `false`.
+  void HoldCheckpoints(bool hold);
+  // Blocks until rank 0 is held so.
+  void AwaitHeld();
   // From now on every call is answered ABORTED.
   void Abort();
   // Blocks until rank 0 has reported `step` or more.
@@ -62,6 +66,8 @@ class FakeAgent : public v1::TrainerService::Service {
   bool aborted_ ABSL_GUARDED_BY(mutex_) = false;
   bool closing_ ABSL_GUARDED_BY(mutex_) = false;
   bool knows_release_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hold_ ABSL_GUARDED_BY(mutex_) = false;
+  int held_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t attempt_ ABSL_GUARDED_BY(mutex_) = 0;  // the newest one that was released into
   std::string rendezvous_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::MetricPoint> points_ ABSL_GUARDED_BY(mutex_);

@@ -222,6 +222,37 @@ TEST_F(TrainerProcessTest, ASurvivorGoesOnFromItsMemoryInTheSameProcessWithANewP
   }
 }
 
+// Rank 0 is killed while it writes what the job ends with: the other still has it.
+TEST_F(TrainerProcessTest, APeerKeepsTheStateUntilTheLastCheckpointIsPublished) {
+  v1::JobSpec spec = CopyJob(20);
+  spec.mutable_checkpoint()->set_every(0);
+  std::string expected;
+  {
+    FakeAgent agent(Socket(), Assignment(spec, 2));
+    const pid_t second = Start(agent, 1, 7);
+    ASSERT_EQ(Wait(Start(agent, 0, 7)), 0);
+    ASSERT_EQ(Wait(second), 0);
+    expected = DigestOf(agent.checkpoints().back(), kModelFile);
+  }
+  FakeAgent agent(Socket(), Assignment(spec, 2));
+  agent.KnowRelease();
+  agent.HoldCheckpoints(true);
+  const pid_t second = Start(agent, 1);
+  const pid_t first = Start(agent, 0);
+  agent.AwaitHeld();
+  kill(first, SIGKILL);
+  EXPECT_EQ(Wait(first), 128 + SIGKILL);
+  agent.HoldCheckpoints(false);
+  agent.Release(2);
+  EXPECT_EQ(Wait(Start(agent, 0, 2)), 0);
+  EXPECT_EQ(Wait(second), 0);
+  EXPECT_EQ(agent.last(1).id().attempt(), 2);
+  EXPECT_EQ(agent.last(0).restored().source_rank(), 1);
+  EXPECT_EQ(agent.last(0).restored().step(), 20);
+  EXPECT_EQ(agent.last(0).phase(), v1::TRAINER_PHASE_SUCCEEDED);
+  EXPECT_EQ(DigestOf(agent.checkpoints().back(), kModelFile), expected);
+}
+
 TEST_F(TrainerProcessTest, ADiskThatIsFullDoesNotEndTheTrainingBeforeItsEnd) {
   FakeAgent agent(Socket(), Assignment(CopyJob(30)));
   const pid_t pid = Start(agent);

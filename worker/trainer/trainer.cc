@@ -212,10 +212,15 @@ std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Conn
 
   const std::string reason = TrainPieces(mine, *collective, progress, with.interruption);
   progress.Flush();
-  if (rank == 0 && !reason.empty()) {
-    OrThrow(parts_->checkpoints->Finish());
-    if (parts_->save_points) parts_->save_points->RemoveAll();
+  if (reason.empty()) return reason;
+  if (rank == 0) OrThrow(parts_->checkpoints->Finish());
+  // What rank 0 has not put on the disk yet is in its peers' memory, should it fail at that: none leaves before.
+  pulse_.Enter(v1::TRAINER_ACTIVITY_COLLECTIVE);
+  {
+    const Interruption interruption(with.interruption, *parts_->loop, *collective);
+    collective->Barrier();
   }
+  if (rank == 0 && parts_->save_points) parts_->save_points->RemoveAll();
   return reason;
 }
 
