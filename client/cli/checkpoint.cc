@@ -10,6 +10,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/progress.h"
+#include "common/base/memory_sizes.h"
 
 namespace sab::client {
 namespace {

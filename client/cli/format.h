@@ -20,9 +20,6 @@ absl::StatusOr<absl::Duration> ParseDuration(std::string_view text);
 // For people, two units at most: "850ms", "40s", "2m24s", "1h05m", "3d04h"; "-" when infinite or negative.
 std::string ShortDuration(absl::Duration duration);
 
-// "512 B", "1.5 MiB".
-std::string FormatBytes(int64_t bytes);
-
 // Four significant digits: "0.03125", "87.5", "1.2e-07", "NaN".
 std::string FormatNumber(double value);
 

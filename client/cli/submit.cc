@@ -9,6 +9,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/format.h"
 #include "client/cli/sweep.h"
+#include "common/base/memory_sizes.h"
 #include "common/base/status.h"
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"

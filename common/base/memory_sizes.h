@@ -2,8 +2,18 @@
 
 #include <bit>
 #include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
 
 namespace sab {
+
+// "40GiB" in bytes; 0 for "". InvalidArgument shows the form expected.
+absl::StatusOr<int64_t> ParseMemory(std::string_view text);
+
+// For people: "512 B", "1.5 MiB".
+std::string FormatBytes(int64_t bytes);
 
 // Memory is placed in few sizes, so that jobs that ask for nearly the same share the scheduler's indexes: numbers of
 // bytes with at most three leading bits, at most a fourth apart.

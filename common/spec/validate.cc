@@ -19,6 +19,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "common/base/ids.h"
+#include "common/base/memory_sizes.h"
 #include "common/spec/words.h"
 
 namespace sab::spec {
@@ -569,19 +570,6 @@ std::vector<FieldViolation> CheckPaths(const v1::JobSpec& spec) {
   CheckPath("eval.labels_path", spec.eval().labels_path(), &violations);
   CheckPath("predict.input", spec.predict().input(), &violations);
   return violations;
-}
-
-absl::StatusOr<int64_t> ParseMemory(std::string_view text) {
-  constexpr std::pair<const char*, int> kUnits[] = {{"MiB", 20}, {"GiB", 30}, {"TiB", 40}};
-  if (text.empty()) return 0;
-  for (const auto& [unit, shift] : kUnits) {
-    absl::string_view number(text.data(), text.size());
-    int64_t count = 0;
-    if (!absl::ConsumeSuffix(&number, unit) || !absl::SimpleAtoi(number, &count)) continue;
-    if (count >= 1 && count <= int64_t{1} << (50 - shift)) return count << shift;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("must be a whole number with MiB, GiB or TiB, for example 40GiB, got \"", std::string(text), "\""));
 }
 
 absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text) {

@@ -37,9 +37,6 @@ struct Condition {
 // InvalidArgument shows the form expected.
 absl::StatusOr<Condition> ParseCondition(std::string_view text);
 
-// "40GiB" in bytes; 0 for "". InvalidArgument shows the form expected.
-absl::StatusOr<int64_t> ParseMemory(std::string_view text);
-
 // "2h30m"; InfiniteDuration for "". InvalidArgument shows the form expected.
 absl::StatusOr<absl::Duration> ParseTimeLimit(std::string_view text);
 

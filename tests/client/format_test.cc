@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "client/cli/chart.h"
+#include "common/base/memory_sizes.h"
 
 namespace sab::client {
 namespace {

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/memory_sizes.h"
 #include "common/checkpoint/checkpoint.h"
 #include "common/spec/spec_file.h"
 #include "common/spec/validate.h"

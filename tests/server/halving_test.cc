@@ -121,7 +121,9 @@ std::vector<std::vector<bool>> Play(const Sweep& sweep, std::mt19937_64 random) 
                             (!std::isfinite(trials[a].figure) || (sweep.higher ? trials[b].figure > trials[a].figure
                                                                                : trials[b].figure < trials[a].figure));
         EXPECT_FALSE(better);
-        if (trials[a].figure == trials[b].figure) EXPECT_LT(a, b);
+        if (trials[a].figure == trials[b].figure) {
+          EXPECT_LT(a, b);
+        }
       }
     }
     std::vector<size_t> next;

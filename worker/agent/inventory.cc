@@ -16,8 +16,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "common/base/memory_sizes.h"
 #include "common/base/status.h"
-#include "common/spec/validate.h"
 
 namespace sab::agent {
 namespace {
@@ -131,7 +131,7 @@ absl::StatusOr<int64_t> TrainersMemory(int64_t bytes, const std::string& wish) {
   if (absl::ConsumeSuffix(&part, "%") && absl::SimpleAtoi(part, &percent) && percent >= 1 && percent <= 100) {
     return bytes / 100 * percent;
   }
-  const absl::StatusOr<int64_t> size = spec::ParseMemory(wish);
+  const absl::StatusOr<int64_t> size = ParseMemory(wish);
   if (size.ok()) return size;
   return absl::InvalidArgumentError(absl::StrCat(
       "--memory: must be a size (12GiB), a part of the machine's (50%) or 0 for no bound, got \"", wish, "\""));

@@ -78,12 +78,14 @@ std::string StateJson(const CheckpointContext& context, const model::TrainState&
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-model::TaskShape ParseShape(const Json& json) {
+// Nothing for a loss that this version does not know.
+std::optional<model::TaskShape> ParseShape(const Json& json) {
   const auto loss = std::find(kLosses.begin(), kLosses.end(), json.at("loss").get<std::string>());
-  return {.inputs = json.at("inputs").get<int64_t>(),
-          .vocabulary = json.at("vocabulary").get<int64_t>(),
-          .outputs = json.at("outputs").get<int64_t>(),
-          .loss = static_cast<model::LossKind>(loss - kLosses.begin())};
+  if (loss == kLosses.end()) return std::nullopt;
+  return model::TaskShape{.inputs = json.at("inputs").get<int64_t>(),
+                          .vocabulary = json.at("vocabulary").get<int64_t>(),
+                          .outputs = json.at("outputs").get<int64_t>(),
+                          .loss = static_cast<model::LossKind>(loss - kLosses.begin())};
 }
 
 absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& path) {
@@ -103,7 +105,10 @@ absl::StatusOr<Restored> ParseState(const std::string& text, const std::string& 
     state.stop_reason = json.at("stop_reason").get<std::string>();
     for (const Json& byte : json.at("vocabulary"))
       restored.vocabulary.push_back(static_cast<char>(byte.get<uint8_t>()));
-    if (json.contains("shape")) restored.shape = ParseShape(json["shape"]);
+    if (json.contains("shape")) {
+      restored.shape = ParseShape(json["shape"]);
+      if (!restored.shape) return damaged;
+    }
     return restored;
   } catch (const Json::exception&) {
     return damaged;

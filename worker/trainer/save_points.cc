@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "common/base/ids.h"
 #include "common/base/log.h"
+#include "common/base/memory_sizes.h"
 #include "common/base/status.h"
 #include "common/checkpoint/checkpoint.h"
 
@@ -37,10 +38,6 @@ std::vector<absl::Span<std::byte>> SpansOf(const std::vector<SavedPiece>& pieces
   std::vector<absl::Span<std::byte>> spans;
   for (const SavedPiece& piece : pieces) spans.emplace_back(static_cast<std::byte*>(piece.data), piece.bytes);
   return spans;
-}
-
-std::string Mebibytes(int64_t bytes) {
-  return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
 }  // namespace
@@ -294,7 +291,7 @@ void FileSavePoints::Save(int member, const Block& block, const Position& positi
     });
   }
   log::Info(absl::StrFormat("update %d: saved in the middle, %s, %.0f %% of it done (%s); %s in all, this took %.2f s",
-                            key.step, NameOf(key), 100 * position.done, position.text, Mebibytes(bytes),
+                            key.step, NameOf(key), 100 * position.done, position.text, FormatBytes(bytes),
                             absl::ToDoubleSeconds(end - start)));
 }
 
