@@ -15,8 +15,8 @@ using ::testing::StartsWith;
 class ElasticTest : public ::testing::Test {
  protected:
   static std::vector<std::string> Settings(const char* replicas) {
-    return {"--set", "train.deterministic=true", "--set", absl::StrCat("resources.replicas=", replicas), "--set",
-            "model.hidden_size=49"};
+    return {"--set", "train.deterministic=true", "--set", absl::StrCat("resources.replicas=", replicas),
+            "--set", "model.hidden_size=49"};
   }
   JobId Submit(const char* replicas) { return cluster_.Submit(CopyJob(1, kEndless, 0), Settings(replicas)); }
 
@@ -48,6 +48,20 @@ TEST_F(ElasticTest, AJobShrinksWhenAWorkerIsKilledAndGrowsWhenItIsBackWithoutLos
   EXPECT_EQ(again.state_reason(), "");
 
   // What it has by now is what a job has that was never disturbed.
+  ExpectNoBitLost(cluster_, job, 1, Settings("1"));
+}
+
+TEST_F(ElasticTest, AJobGivesASlotToOneThatWaitsWithoutLosingAStepOrABit) {
+  const JobId job = Submit("{min: 1, max: 2}");
+  ASSERT_EQ(cluster_.AwaitTraining(job, 1).attempts(0).placements_size(), 2);
+  const JobId waiting = cluster_.Submit(CopyJob(1, 20, 0));
+  EXPECT_EQ(cluster_.AwaitFinal(waiting).state(), v1::JOB_STATE_SUCCEEDED);
+  const v1::Job now = *cluster_.client().GetJob(job);
+  EXPECT_THAT(now.attempts(0).end_reason(), HasSubstr("shrinks from 2 to 1 replicas for " + waiting.name()));
+  ASSERT_GE(now.attempt_count(), 2);
+  EXPECT_EQ(now.attempts(1).recovery().cause(), "resized");
+  EXPECT_EQ(now.attempts(1).recovery().lost_steps(), 0);
+  EXPECT_GE(now.attempts(1).start_step(), now.attempts(0).last_step());
   ExpectNoBitLost(cluster_, job, 1, Settings("1"));
 }
 

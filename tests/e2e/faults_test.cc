@@ -96,7 +96,8 @@ TEST_F(FaultsTest, ARestartedCoordinatorAdoptsTheRunningAttempt) {
   cluster.KillCoordinator();
   cluster.StartCoordinator();
   const int64_t seen = cluster.client().GetJob(job)->step();
-  cluster.Await(job, [&](const v1::Job& now) { return now.state() == v1::JOB_STATE_RUNNING && now.step() > seen + 50; });
+  cluster.Await(job,
+                [&](const v1::Job& now) { return now.state() == v1::JOB_STATE_RUNNING && now.step() > seen + 50; });
   EXPECT_EQ(cluster.AwaitTrainers(job, 2), trainers);
   EXPECT_EQ(cluster.client().GetJob(job)->attempt_count(), 1);
   ExpectNoBitLost(cluster, job, 2);
