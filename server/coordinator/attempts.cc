@@ -249,7 +249,7 @@ void Coordinator::Progress(JobEntry& entry, Rank& rank, int64_t step) {
   const absl::Time start = FromProto(started.start_time());
   // Without the store the job stays STARTING, and the next reported step tries again.
   if (Replace(entry, std::move(next)).ok()) {
-    schedule_needed_ = schedule_needed_ || IsShort(entry);  // it may grow from now on
+    schedule_needed_ = schedule_needed_ || RunsElastic(entry);  // it may be resized from now on
     entry.active->first_step = clock_->Monotonic();
     metrics_->job_first_step_seconds.Observe(
         absl::ToDoubleSeconds(std::max(absl::ZeroDuration(), clock_->Now() - start)));
@@ -294,7 +294,7 @@ void Coordinator::Revive(JobEntry& entry) {
   next.job.set_state(ran ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_STARTING);
   next.job.set_state_reason(ran ? "" : "its workers are back; trainers start");
   if (Replace(entry, std::move(next)).ok()) RenewIfChanged(entry);
-  schedule_needed_ = schedule_needed_ || IsShort(entry);
+  schedule_needed_ = schedule_needed_ || RunsElastic(entry);
 }
 
 }  // namespace sab::server

@@ -262,8 +262,12 @@ class Coordinator {
   absl::Duration LeftOfLimit(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration ExpectedEnd(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Decision DecideOnLive() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether an elastic job runs with fewer ranks than it could.
-  static bool IsShort(const JobEntry& entry);
+  // Whether it is an elastic job with an attempt.
+  static bool RunsElastic(const JobEntry& entry);
+  bool AllHoldState(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DecideAgainSoon(const JobId& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void CarryOut(const Shrink& shrink) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status Grow(JobEntry& entry, const std::vector<RankPlacement>& added) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CarryOut(const Growth& growth) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // queue.cc: leaving, dependencies, limits.
@@ -326,8 +330,9 @@ class Coordinator {
     std::vector<bool> kept;
   };
   Continuation PlaceAroundSurvivors(const JobEntry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Ends a healthy attempt and goes on from its memory with these ranks besides. Costs no restart.
-  absl::Status Grow(JobEntry& entry, const std::vector<RankPlacement>& added) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Ends a healthy attempt and goes on from its memory with other ranks. Costs no restart. `how`: in words.
+  absl::Status Resize(JobEntry& entry, const Continuation& next, const std::string& how)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A job that is about to want slots again, which it had before; empty: none.
   std::string FindReturning() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginRecovery(JobEntry& entry, const Fault& fault) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -94,7 +94,7 @@ absl::Duration Coordinator::TakeDueJobs() {
     if (it == jobs_.end() || !it->second.active.has_value()) continue;
     JobEntry& entry = it->second;
     absl::Status status;
-    schedule_needed_ = schedule_needed_ || IsShort(entry);  // it may grow
+    schedule_needed_ = schedule_needed_ || RunsElastic(entry);  // it may be resized
     if (entry.leave_by <= now) {
       status = Left(entry, absl::StrCat("did not leave within ", absl::FormatDuration(options_.leave_grace)));
     } else if (LeftOfLimit(entry) == absl::ZeroDuration()) {

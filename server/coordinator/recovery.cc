@@ -103,25 +103,17 @@ Coordinator::Continuation Coordinator::PlaceAroundSurvivors(const JobEntry& entr
   return next;
 }
 
-absl::Status Coordinator::Grow(JobEntry& entry, const std::vector<RankPlacement>& added) {
-  Continuation all;
-  for (const Rank& rank : entry.active->ranks) {
-    all.placements.push_back({rank.worker, rank.slot});
-    all.kept.push_back(true);
-  }
-  all.placements.insert(all.placements.end(), added.begin(), added.end());
-  const std::string how = absl::StrCat("grows from ", all.kept.size(), " to ", all.placements.size(), " replicas");
-  all.kept.resize(all.placements.size(), false);
-  JobRecord next = entry.record;
-  CloseAttempt(next, how);
-  next.job.set_state(v1::JOB_STATE_RECOVERING);
-  next.job.set_state_reason(how);
-  SAB_RETURN_IF_ERROR(Replace(entry, std::move(next)));
+absl::Status Coordinator::Resize(JobEntry& entry, const Continuation& next, const std::string& how) {
+  JobRecord record = entry.record;
+  CloseAttempt(record, how);
+  record.job.set_state(v1::JOB_STATE_RECOVERING);
+  record.job.set_state_reason(how);
+  SAB_RETURN_IF_ERROR(Replace(entry, std::move(record)));
   const Fault none{.text = how, .outcome = "resized"};
   metrics_->CountAttempt(none.outcome);
   BeginRecovery(entry, none);
   ReleaseRanks(entry);
-  if (!ContinueFromMemory(entry, all)) Wait(entry);
+  if (!ContinueFromMemory(entry, next)) Wait(entry);
   return absl::OkStatus();
 }
 

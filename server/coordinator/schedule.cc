@@ -124,10 +124,8 @@ GangRequest Coordinator::RequestOf(const v1::JobSpec& spec) {
           .powers_of_two = spec.train().deterministic()};
 }
 
-bool Coordinator::IsShort(const JobEntry& entry) {
-  const v1::ResourceSpec& resources = entry.record.job.spec().resources();
-  return resources.has_min_replicas() && entry.active.has_value() &&
-         static_cast<int64_t>(entry.active->ranks.size()) < resources.replicas();
+bool Coordinator::RunsElastic(const JobEntry& entry) {
+  return entry.record.job.spec().resources().has_min_replicas() && entry.active.has_value();
 }
 
 WaitingJob Coordinator::WaitingView(const JobEntry& entry) {
@@ -148,8 +146,8 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
     entry.started =
         clock_->Monotonic() - std::max(absl::ZeroDuration(), clock_->Now() - FromProto(attempt.start_time()));
     AwaitLimit(entry);
-    if (IsShort(entry)) {
-      due_jobs_.insert({entry.started + options_.scheduling.grow_after, entry.id});
+    if (RunsElastic(entry)) {
+      due_jobs_.insert({entry.started + options_.scheduling.resize_after, entry.id});
       NeedTick();
     }
     Unwatch(entry);
@@ -170,9 +168,9 @@ RunningJob Coordinator::RunningView(JobEntry& entry) {
                   .placements = {},
                   .request = {}};
   for (const Rank& rank : entry.active->ranks) view.placements.push_back({rank.worker, rank.slot});
-  if (!IsShort(entry)) return view;
+  if (!RunsElastic(entry)) return view;
   view.request = RequestOf(job.spec());
-  if (job.state() == v1::JOB_STATE_RUNNING) view.may_grow = entry.started + options_.scheduling.grow_after;
+  if (job.state() == v1::JOB_STATE_RUNNING) view.may_resize = entry.started + options_.scheduling.resize_after;
   return view;
 }
 
@@ -263,26 +261,64 @@ Decision Coordinator::DecideOnLive() {
   }
 }
 
+// The scheduler has decided on a job that cannot do it now: it is asked again soon.
+void Coordinator::DecideAgainSoon(const JobId& id) {
+  MarkChanged(id);
+  retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
+  NeedTick();
+}
+
+bool Coordinator::AllHoldState(const JobEntry& entry) {
+  return std::all_of(entry.active->ranks.begin(), entry.active->ranks.end(),
+                     [&](const Rank& rank) { return IsAlive(rank) && rank.pulse.holds_state(); });
+}
+
+void Coordinator::CarryOut(const Shrink& shrink) {
+  JobEntry& entry = jobs_.at(shrink.job);
+  if (entry.record.job.state() != v1::JOB_STATE_RUNNING) return;
+  if (!AllHoldState(entry)) return DecideAgainSoon(entry.id);
+  Continuation rest;
+  for (const Rank& rank : entry.active->ranks) {
+    const bool given = std::any_of(shrink.given.begin(), shrink.given.end(), [&](const RankPlacement& place) {
+      return place.worker == rank.worker && place.slot == rank.slot;
+    });
+    if (!given) rest.placements.push_back({rank.worker, rank.slot});
+  }
+  rest.kept.resize(rest.placements.size(), true);
+  const std::string how = absl::StrCat("shrinks from ", entry.active->ranks.size(), " to ", rest.placements.size(),
+                                       " replicas for ", shrink.by.name());
+  if (const absl::Status status = Resize(entry, rest, how); !status.ok()) {
+    log::Warning(absl::StrCat(entry.id.name(), " cannot give ranks back: ", std::string(status.message())));
+    DecideAgainSoon(entry.id);
+  }
+}
+
+absl::Status Coordinator::Grow(JobEntry& entry, const std::vector<RankPlacement>& added) {
+  Continuation all;
+  for (const Rank& rank : entry.active->ranks) all.placements.push_back({rank.worker, rank.slot});
+  all.kept.resize(all.placements.size(), true);
+  all.placements.insert(all.placements.end(), added.begin(), added.end());
+  const std::string how = absl::StrCat("grows from ", all.kept.size(), " to ", all.placements.size(), " replicas");
+  all.kept.resize(all.placements.size(), false);
+  return Resize(entry, all, how);
+}
+
 void Coordinator::CarryOut(const Growth& growth) {
   JobEntry& entry = jobs_.at(growth.job);
   if (entry.record.job.state() != v1::JOB_STATE_RUNNING) return;
   std::string reason = growth.reason;
   if (!growth.added.empty()) {
     const std::string returning = FindReturning();
-    bool healthy = true;
-    for (const Rank& rank : entry.active->ranks) healthy = healthy && IsAlive(rank) && rank.pulse.holds_state();
     if (!returning.empty()) {
       reason = absl::StrCat("the free slots may be for ", returning, ", which comes back");
-    } else if (!healthy) {
+    } else if (!AllHoldState(entry)) {
       reason = "not all its ranks have been heard of";
     } else if (const absl::Status status = Grow(entry, growth.added); !status.ok()) {
       reason = std::string(status.message());
     } else {
       return;
     }
-    MarkChanged(entry.id);
-    retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
-    NeedTick();
+    DecideAgainSoon(entry.id);
   }
   SetReason(entry, absl::StrCat("runs with ", growth.ranks, " of ", growth.wanted, " replicas: ", reason));
 }
@@ -300,11 +336,10 @@ void Coordinator::Schedule() {
     JobEntry& entry = jobs_.at(placed.job);
     if (absl::Status status = Start(entry, placed.placements); !status.ok()) {
       SetReason(entry, absl::StrCat("cannot start: ", status.message()));
-      MarkChanged(entry.id);
-      retry_at_ = std::min(retry_at_, clock_->Monotonic() + kRetry);
-      NeedTick();
+      DecideAgainSoon(entry.id);
     }
   }
+  for (const Shrink& shrink : decision.shrinks) CarryOut(shrink);
   for (const Preemption& preemption : decision.preemptions) {
     JobEntry& victim = jobs_.at(preemption.victim);
     if (absl::Status status = AskToLeave(victim, v1::STOP_INTENT_PREEMPT,

@@ -339,6 +339,7 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   if (starts) job.queue->usage[view.cuda] += static_cast<double>(slots) * absl::ToDoubleSeconds(options_.start_charge);
   if (view.preemptible && !view.stopping) victims_.insert(&job);
   if (view.is_short() && !view.stopping) short_.insert(&job);
+  if (view.has_spare() && !view.stopping) spare_.insert(&job);
 }
 
 void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
@@ -362,6 +363,7 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
   }
   victims_.erase(&job);
   short_.erase(&job);
+  spare_.erase(&job);
   running_.erase(it);
 }
 
@@ -375,6 +377,20 @@ void Cluster::RemoveJob(const JobId& id, absl::Duration now) {
 const WaitingJob* Cluster::FindWaiting(const JobId& id) const {
   auto it = waiting_.find(id);
   return it == waiting_.end() ? nullptr : &it->second;
+}
+
+const ClusterWorker* Cluster::FindWorker(const WorkerId& id) const {
+  auto it = workers_.find(id);
+  return it == workers_.end() ? nullptr : &it->second;
+}
+
+const SlotClass* Cluster::ClassOfSlot(const ClusterWorker& worker, int32_t slot) const {
+  if (!worker.connected || worker.view.draining) return nullptr;
+  const SlotView* view = FindSlot(worker.view, slot);
+  if (view == nullptr) return nullptr;
+  if (!view->cuda) return worker.cpu;
+  const auto it = classes_.find({true, view->memory_bytes});
+  return it == classes_.end() ? nullptr : &it->second;
 }
 
 const ClusterJob* Cluster::FindRunning(const JobId& id) const {

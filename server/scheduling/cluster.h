@@ -88,9 +88,11 @@ struct RunningJob {
   absl::Duration expected_end = absl::InfiniteDuration();  // infinite: unknown
   bool stopping = false;                                   // it has been asked to leave
   std::vector<RankPlacement> placements;
-  GangRequest request;                                 // what it could have
-  absl::Duration may_grow = absl::InfiniteDuration();  // from then on its present number of ranks may be raised
-  bool is_short() const { return static_cast<int64_t>(placements.size()) < request.replicas; }
+  GangRequest request;                                   // of an elastic job: what it could have
+  absl::Duration may_resize = absl::InfiniteDuration();  // from then on its present number of ranks may be changed
+  int64_t ranks() const { return static_cast<int64_t>(placements.size()); }
+  bool is_short() const { return ranks() < request.replicas; }
+  bool has_spare() const { return request.min_replicas > 0 && ranks() > request.min_replicas; }
 };
 
 // The CPU slots of a worker share its memory: how much of both.
@@ -280,6 +282,13 @@ class Cluster {
   // Jobs that run with fewer ranks than they could.
   using Short = std::set<const ClusterJob*, GrowsBefore>;
   const Short& short_jobs() const { return short_; }
+  // Jobs that could do with fewer ranks.
+  using Spare = std::set<const ClusterJob*, LeavesBefore>;
+  const Spare& spare_jobs() const { return spare_; }
+  // Null: it is not connected and has no running jobs.
+  const ClusterWorker* FindWorker(const WorkerId& id) const;
+  // Null: the worker is away or draining, or has no such slot.
+  const SlotClass* ClassOfSlot(const ClusterWorker& worker, int32_t slot) const;
 
   // --- Tentative placements, of the scheduler alone. Takes the `count` lowest free slots of the class, and so much
   // memory for each.
@@ -322,6 +331,7 @@ class Cluster {
   absl::node_hash_map<JobId, ClusterJob> running_;
   Victims victims_;
   Short short_;
+  Spare spare_;
 };
 
 }  // namespace sab::server

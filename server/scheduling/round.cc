@@ -297,7 +297,7 @@ std::vector<RankPlacement> Round::Take(const std::vector<Piece>& plan, const Sha
 void Round::Grow() {
   for (const ClusterJob* job : cluster_->short_jobs()) {
     const RunningJob& view = job->view;
-    const auto ranks = static_cast<int64_t>(view.placements.size());
+    const int64_t ranks = view.ranks();
     ActiveQueue& queue = *std::find_if(queues_.begin(), queues_.end(),
                                        [&](const ActiveQueue& active) { return active.queue == job->queue; });
     const size_t shape = ShapeOf(view.cuda, MemoryOf(view.request, view.cuda));
@@ -317,14 +317,14 @@ void Round::Grow() {
 // Empty: it can.
 std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const {
   const RunningJob& view = job.view;
-  const auto ranks = static_cast<int64_t>(view.placements.size());
+  const int64_t ranks = view.ranks();
   if (shape.free == 0) {
     return cluster_->Free(view.cuda, view.cuda ? shape.memory : 0) == 0 ? "no free slot"
                                                                         : "no free slot with memory for it";
   }
   for (const Wait& wait : decision_.waits) {
-    const bool for_slots =
-        wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kPreempting || wait.kind == WaitKind::kBehind;
+    const bool for_slots = wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kShrinking ||
+                           wait.kind == WaitKind::kPreempting || wait.kind == WaitKind::kBehind;
     const bool for_quota =
         (wait.kind == WaitKind::kQuota || wait.kind == WaitKind::kBehindQuota) && wait.job->queue == view.queue;
     if (wait.cuda == view.cuda && (for_slots || for_quota)) {
@@ -340,7 +340,7 @@ std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, c
       view.request.MostOf(ranks + std::min(shape.free, *quota - queue.in_use[view.cuda])) <= ranks) {
     return absl::StrCat("queue ", view.queue, " uses its quota of ", *quota);
   }
-  return now_ < view.may_grow ? "grows soon" : "";
+  return now_ < view.may_resize ? "grows soon" : "";
 }
 
 }  // namespace sab::server

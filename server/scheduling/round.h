@@ -136,7 +136,15 @@ class Round {
   bool IsLeaving(const JobId& job) const { return !leaving_.empty() && leaving_.contains(job); }
   std::string WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const;
   void Reserve(ActiveQueue& queue, Shape& shape, Wait* wait);
-  std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing);
+  WaitKind MakeRoom(const WaitingJob& job, const Shape& shape, int64_t missing);
+  // What leaves, or is given back, is counted in `rooms`, and makes `missing` less.
+  std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, const std::vector<Shrink>& shrinks,
+                                 int64_t missing, Rooms* rooms);
+  // round_shrink.cc
+  std::vector<Shrink> FindShrinks(const WaitingJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
+  int64_t GainOf(const Shrink& shrink, int64_t sign, Rooms* rooms) const;
+  bool IsShrinking(const JobId& job) const;  // for another turn of this round
+  void GiveBack(const Shrink& shrink);
 
   Cluster* const cluster_;
   const absl::Duration now_;
@@ -155,6 +163,7 @@ class Round {
   std::vector<Taken> taken_;
   absl::flat_hash_map<const ClusterWorker*, std::vector<size_t>> taken_on_;  // of CPU slots with a bound: into taken_
   std::set<JobId> leaving_;                                                  // victims of this round
+  absl::flat_hash_map<const ClusterWorker*, Room> given_;                    // back, by jobs that shrink in this round
   Decision decision_;
 };
 

@@ -66,6 +66,7 @@ Room Round::RoomAt(const ClusterWorker& worker, absl::Duration at) const {
   for (const auto& [slot, job] : worker.tenants) {
     if (job->view.expected_end > at && !IsLeaving(job->view.job)) room += {-1, -job->view.memory};
   }
+  if (const auto given = given_.find(&worker); given != given_.end()) room += given->second;
   const auto taken = taken_on_.find(&worker);
   if (taken == taken_on_.end()) return room;
   for (const size_t index : taken->second) {

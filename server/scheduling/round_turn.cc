@@ -76,27 +76,48 @@ void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
   queue.in_use[shape.cuda] += need;
   if (wait->behind == nullptr) wait->kind = WaitKind::kSlots;
   if (wait->behind != nullptr || outlook.at <= now_) return;
-  const std::vector<JobId> victims = FindVictims(job, shape, need - outlook.leaving);
-  if (victims.empty()) return;
-  wait->kind = WaitKind::kPreempting;
+  wait->kind = MakeRoom(job, shape, need - outlook.leaving);
+  if (wait->kind == WaitKind::kSlots) return;
   kept.at = now_;
   kept.spare = 0;
-  for (const JobId& victim : victims) {
-    leaving_.insert(victim);
-    decision_.preemptions.push_back({victim, job.job});
+}
+
+// For the job that has its turn: of elastic jobs what they can spare; where that does not do, jobs that leave beside;
+// where both do not, jobs that leave alone. Nothing where that would not do either.
+WaitKind Round::MakeRoom(const WaitingJob& job, const Shape& shape, int64_t missing) {
+  for (const bool with_shrinks : {true, false}) {
+    Rooms rooms(*cluster_, shape.memory);
+    if (!shape.cuda) AddEnded(shape, &rooms);
+    int64_t left = missing;
+    std::vector<Shrink> shrinks;
+    if (with_shrinks) shrinks = FindShrinks(job, shape, &left, &rooms);
+    if (with_shrinks && shrinks.empty()) continue;
+    std::vector<JobId> victims;
+    if (left > 0) victims = FindVictims(job, shape, shrinks, left, &rooms);
+    if (left > 0 && victims.empty()) continue;
+    for (Shrink& shrink : shrinks) GiveBack(shrink);
+    for (const JobId& victim : victims) {
+      leaving_.insert(victim);
+      decision_.preemptions.push_back({victim, job.job});
+    }
+    return victims.empty() ? WaitKind::kShrinking : WaitKind::kPreempting;
   }
+  return WaitKind::kSlots;
 }
 
 // Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
 // would not do.
-std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing) {
-  Rooms rooms(*cluster_, shape.memory);
-  if (!shape.cuda) AddEnded(shape, &rooms);
+std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, const std::vector<Shrink>& shrinks,
+                                      int64_t missing, Rooms* rooms) {
+  const auto shrinks_now = [&](const JobId& id) {
+    return IsShrinking(id) ||
+           std::any_of(shrinks.begin(), shrinks.end(), [&](const Shrink& shrink) { return shrink.job == id; });
+  };
   // What the victim's leaving gains; with sign -1, what its staying costs.
   const auto gain_of = [&](const ClusterJob& victim, int64_t sign) {
     int64_t gain = 0;
     for (const auto& [slots, number] : victim.counted) {
-      if (Serves(*slots, shape.cuda, shape.memory)) gain += Gain(*slots, victim, number, sign, &rooms);
+      if (Serves(*slots, shape.cuda, shape.memory)) gain += Gain(*slots, victim, number, sign, rooms);
     }
     return gain;
   };
@@ -104,7 +125,7 @@ std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape,
   for (const ClusterJob* running : cluster_->victims()) {
     const RunningJob& victim = running->view;
     if (victim.priority >= job.priority || missing <= 0) break;
-    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job)) continue;
+    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job) || shrinks_now(victim.job)) continue;
     missing -= gain_of(*running, 1);
     chosen.push_back(running);
   }

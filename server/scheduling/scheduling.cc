@@ -134,12 +134,15 @@ std::string Describe(const Wait& wait) {
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn within the quota of queue ",
                           wait.job->queue);
     case WaitKind::kSlots:
+    case WaitKind::kShrinking:
     case WaitKind::kPreempting:
       return absl::StrCat(
           "waits for ",
           Slots(std::max<int64_t>(0, request.least() - wait.free), wait.cuda, wait.cuda ? 0 : wait.memory),
           " more: needs ", request.least(), ", ", wait.free, " of ", wait.total, " are free",
-          wait.kind == WaitKind::kPreempting ? "; jobs of lower priority are asked to leave" : "");
+          wait.kind == WaitKind::kPreempting  ? "; jobs of lower priority are asked to leave"
+          : wait.kind == WaitKind::kShrinking ? "; elastic jobs give slots back"
+                                              : "");
     case WaitKind::kBehind:
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn at the next free ",
                           wait.cuda ? "cuda" : "cpu", " slots");
@@ -171,6 +174,9 @@ Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, cons
   if (answer.starts_now) answer.expected_start = now;
   if (answer.starts_now) return answer;
   const WaitKind kind = answer.wait.kind;
+  // It takes their way out of a step.
+  if (kind == WaitKind::kShrinking) answer.expected_start = now;
+  if (kind == WaitKind::kShrinking) return answer;
   const Round fresh(cluster, now, deep);
   if (kind == WaitKind::kNoWorker || kind == WaitKind::kTooLarge || kind == WaitKind::kAboveQuota) {
     answer.unknown = "it cannot start as things are";

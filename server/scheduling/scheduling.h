@@ -13,8 +13,8 @@
 namespace sab::server {
 
 struct SchedulingOptions {
-  absl::Duration min_run_time = absl::Minutes(1);  // an attempt is not preempted before
-  absl::Duration grow_after = absl::Seconds(10);   // from the start of an attempt until it may get more ranks
+  absl::Duration min_run_time = absl::Minutes(1);   // an attempt is not preempted before
+  absl::Duration resize_after = absl::Seconds(10);  // from the start of an attempt until it may get other ranks
   // While nobody knows when the slots of a waiting job come free, jobs with at most this time limit may pass it.
   absl::Duration blind_backfill = absl::Minutes(10);
   // Jobs that cannot start are looked at in one round until there were so many (spread evenly over queues and kinds of
@@ -31,6 +31,7 @@ enum class WaitKind {
   kQuota,        // its queue uses what it may
   kBehindQuota,  // `behind`, of the same queue, waits for the quota
   kSlots,        // it has its turn when slots come free: they are kept for it
+  kShrinking,    // the same, and elastic jobs give slots back
   kPreempting,   // the same, and jobs of lower priority have been asked to leave
   kBehind,       // the slots are kept for `behind`, and it might delay that one
 };
@@ -63,6 +64,13 @@ struct Growth {
   std::string reason;                // of that, in words: "no free slot"
 };
 
+// An elastic job that runs gives ranks back, and goes on with the others.
+struct Shrink {
+  JobId job;
+  JobId by;                          // who waits for the slots
+  std::vector<RankPlacement> given;  // of its placements
+};
+
 struct Preemption {
   JobId victim;
   JobId by;
@@ -71,6 +79,7 @@ struct Preemption {
 struct Decision {
   std::vector<Placed> starts;           // in the order of the queue
   std::vector<Preemption> preemptions;  // these are to be asked to leave, with a checkpoint
+  std::vector<Shrink> shrinks;          // these give slots back
   std::vector<Wait> waits;              // of those that were looked at
   std::vector<Growth> growths;          // of all jobs that run with fewer ranks than they could
 };
@@ -84,7 +93,8 @@ struct Decision {
 // are taken first.
 //
 // Elastic jobs start with as many ranks as there are slots for, and are treated by the fewest in all else. One that
-// runs grows into slots that no job waits for, in the order of priority, then start, then id.
+// runs grows into slots that no job waits for, in the order of priority, then start, then id; and it gives ranks above
+// its fewest back to the job that has its turn, if that one has no lower priority and can start with them.
 Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& options);
 
 // What `sabctl explain` shows about a waiting job.

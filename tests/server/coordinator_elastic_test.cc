@@ -171,6 +171,33 @@ TEST_F(CoordinatorElasticTest, AJobThatWaitsGetsTheSlotFirst) {
   EXPECT_EQ(Get(job).state_reason(), "runs with 1 of 2 replicas: no free slot");
 }
 
+TEST_F(CoordinatorElasticTest, GivesARankBackToAJobThatWaitsAndLosesNothing) {
+  const JobId job = RunOnBoth();
+  const JobId waiting = Submit(CopySpec(1));
+  EXPECT_EQ(State(waiting), v1::JOB_STATE_QUEUED);
+  for (int i = 0; i < 3; ++i) {
+    Advance(absl::Seconds(4));
+    ASSERT_TRUE(Sync(a_).ok());
+    ASSERT_TRUE(Sync(b_).ok());
+  }
+  const v1::Job now = Get(job);
+  ASSERT_EQ(now.attempt_count(), 2);
+  EXPECT_EQ(now.attempts(0).end_reason(), absl::StrCat("shrinks from 2 to 1 replicas for ", waiting.name()));
+  ASSERT_EQ(now.attempts(1).placements_size(), 1);
+  EXPECT_EQ(now.attempts(1).placements(0).worker(), "workers/a");
+  EXPECT_EQ(now.attempts(1).recovery_source(), "memory");
+  EXPECT_EQ(now.attempts(1).recovery().cause(), "resized");
+  EXPECT_EQ(now.attempts(1).start_step(), 10);
+  EXPECT_EQ(a_.Assignment(job.name(), 0).world_size(), 1);
+  // The rank that is given up ends, and its slot goes to the one that waited.
+  Settle(b_);
+  EXPECT_EQ(State(waiting), v1::JOB_STATE_STARTING);
+  EXPECT_EQ(Get(waiting).attempts(0).placements(0).worker(), "workers/b");
+  Train(a_, job, 0, 11);
+  EXPECT_EQ(State(job), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(Get(job).state_reason(), "runs with 1 of 2 replicas: no free slot");
+}
+
 TEST_F(CoordinatorElasticTest, ARestartedCoordinatorKnowsHowManyRanksItHas) {
   Join(a_);
   const JobId job = Submit(Elastic(1, 2));

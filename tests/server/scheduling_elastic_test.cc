@@ -32,7 +32,15 @@ class ElasticTest : public ::testing::Test {
             .start = kNow - absl::Hours(1),
             .placements = {{WorkerId(worker), slot}},
             .request = {.replicas = replicas, .device = v1::DEVICE_KIND_CPU, .min_replicas = 1},
-            .may_grow = kNow};
+            .may_resize = kNow};
+  }
+  // Runs on these slots, and would do with `least` of them.
+  RunningJob Wide(const std::string& id, const std::string& worker, const std::vector<int>& slots, int64_t least) {
+    RunningJob job = Short(id, worker, slots[0], static_cast<int64_t>(slots.size()));
+    job.request.min_replicas = least;
+    job.placements.clear();
+    for (const int slot : slots) job.placements.push_back({WorkerId(worker), slot});
+    return job;
   }
   void Run(const RunningJob& job) { cluster_.PutRunning(job, kNow); }
 
@@ -133,11 +141,11 @@ TEST_F(ElasticTest, SaysWhyItDoesNotGrow) {
   EXPECT_EQ(GrowthOf("j").reason, "no free slot");
   Add("b", 1, 0);
   RunningJob young = Short("j", "a", 0, 2);
-  young.may_grow = kNow + absl::Seconds(3);
+  young.may_resize = kNow + absl::Seconds(3);
   Run(young);
   EXPECT_EQ(GrowthOf("j").reason, "grows soon");
   EXPECT_THAT(GrowthOf("j").added, IsEmpty());
-  young.may_grow = kNow;
+  young.may_resize = kNow;
   Run(young);
   EXPECT_THAT(GrowthOf("j").added, SizeIs(1));
 }
@@ -151,6 +159,85 @@ TEST_F(ElasticTest, GrowsInDoublingStepsWhereOthersWillNotDo) {
   EXPECT_THAT(GrowthOf("j").added, SizeIs(2));
   Add("a", 4, 3);
   EXPECT_THAT(GrowthOf("j").reason, HasSubstr("the next number that it may have is 4"));
+}
+
+// --- Giving back.
+
+TEST_F(ElasticTest, GivesTheLastRanksBackToTheJobThatHasItsTurn) {
+  Add("a", 4, 4);
+  Run(Wide("wide", "a", {0, 1, 2, 3}, 1));
+  Queue(Waiting("next", {.replicas = 2}));
+  const Decision decision = Round();
+  ASSERT_THAT(decision.shrinks, SizeIs(1));
+  EXPECT_EQ(decision.shrinks[0].job, JobId("wide"));
+  EXPECT_EQ(decision.shrinks[0].by, JobId("next"));
+  ASSERT_THAT(decision.shrinks[0].given, SizeIs(2));
+  EXPECT_EQ(decision.shrinks[0].given[0].slot, 3);
+  EXPECT_EQ(decision.shrinks[0].given[1].slot, 2);
+  ASSERT_THAT(decision.waits, SizeIs(1));
+  EXPECT_EQ(decision.waits[0].kind, WaitKind::kShrinking);
+  EXPECT_THAT(Describe(decision.waits[0]), HasSubstr("elastic jobs give slots back"));
+  EXPECT_EQ(Explain(&cluster_, JobId("next"), kNow, options_).expected_start, kNow);
+  // Done, and the slots are on their way: nobody gives more.
+  Run(Wide("wide", "a", {0, 1}, 1));
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+}
+
+TEST_F(ElasticTest, KeepsWhatItNeedsAndWhatWouldNotDo) {
+  Add("a", 4, 4);
+  Run(Wide("wide", "a", {0, 1, 2, 3}, 3));
+  Queue(Waiting("next", {.replicas = 2}));
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+}
+
+TEST_F(ElasticTest, GivesNothingToALowerPriorityNorBeforeItHasSettled) {
+  Add("a", 2, 2);
+  RunningJob wide = Wide("wide", "a", {0, 1}, 1);
+  Run(wide);
+  Queue(Waiting("lower", {.replicas = 1}, 49));
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+  Queue(Waiting("equal", {.replicas = 1}, 50));
+  EXPECT_THAT(Round().shrinks, SizeIs(1));
+  wide.may_resize = kNow + absl::Seconds(1);
+  Run(wide);
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+}
+
+TEST_F(ElasticTest, ShrinksByHalvesWhereOthersWillNotDo) {
+  Add("a", 4, 4);
+  RunningJob wide = Wide("wide", "a", {0, 1, 2, 3}, 1);
+  wide.request.powers_of_two = true;
+  Run(wide);
+  Queue(Waiting("next", {.replicas = 1}));
+  ASSERT_THAT(Round().shrinks, SizeIs(1));
+  EXPECT_THAT(Round().shrinks[0].given, SizeIs(2));
+}
+
+TEST_F(ElasticTest, TheLowerPriorityGivesFirstAndNoMoreJobsThanAreNeeded) {
+  Add("a", 4, 4);
+  RunningJob low = Wide("low", "a", {0, 1}, 1), high = Wide("high", "a", {2, 3}, 1);
+  low.priority = 30;
+  Run(low);
+  Run(high);
+  Queue(Waiting("next", {.replicas = 1}));
+  ASSERT_THAT(Round().shrinks, SizeIs(1));
+  EXPECT_EQ(Round().shrinks[0].job, JobId("low"));
+}
+
+TEST_F(ElasticTest, WhatElasticJobsCannotSpareIsTakenFromLowerPriorities) {
+  Add("a", 4, 4);
+  Run(Wide("wide", "a", {0, 1}, 1));
+  RunningJob victim = Wide("victim", "a", {2, 3}, 2);
+  victim.priority = 10;
+  victim.preemptible = true;
+  Run(victim);
+  Queue(Waiting("next", {.replicas = 3}));
+  const Decision decision = Round();
+  ASSERT_THAT(decision.shrinks, SizeIs(1));
+  EXPECT_EQ(decision.shrinks[0].job, JobId("wide"));
+  ASSERT_THAT(decision.preemptions, SizeIs(1));
+  EXPECT_EQ(decision.preemptions[0].victim, JobId("victim"));
+  EXPECT_EQ(decision.waits[0].kind, WaitKind::kPreempting);
 }
 
 TEST_F(ElasticTest, AJobThatWaitsGetsSlotsBeforeAnyGrowth) {

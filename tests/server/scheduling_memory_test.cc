@@ -209,7 +209,7 @@ TEST_F(MemoryPlacementTest, AnElasticJobGrowsAsFarAsThereIsMemory) {
   Run("other", "a", 3, 10, absl::InfiniteDuration());
   RunningJob running{.job = JobId("e"), .memory = 6 * kGiB, .start = kNow, .placements = {{WorkerId("a"), 0}}};
   running.request = job.request;
-  running.may_grow = kNow;
+  running.may_resize = kNow;
   cluster_.PutRunning(running, kNow);
   workers_["a"].slots[0].free = false;
   workers_["a"].slots[0].held_bytes = 6 * kGiB;

@@ -21,15 +21,17 @@ TEST(SchedulerSimulationTest, InvariantsHoldOverSeeds) {
 }
 
 TEST(SchedulerSimulationTest, InvariantsHoldWhenEveryJobIsElastic) {
-  int64_t growths = 0, shrinks = 0;
+  int64_t growths = 0, shrinks = 0, given_back = 0;
   for (uint64_t seed = 1; seed <= 100; ++seed) {
     const SimulationReport report = Simulate({.seed = seed, .jobs = 60, .losses_per_hour = 12, .elastic_percent = 100});
     EXPECT_THAT(report.violations, IsEmpty());
     growths += report.growths;
     shrinks += report.shrinks;
+    given_back += report.given_back;
   }
   EXPECT_GT(growths, 100);
   EXPECT_GT(shrinks, 100);
+  EXPECT_GT(given_back, 100);
 }
 
 TEST(SchedulerSimulationTest, InvariantsHoldWhenAllJobsComeAtOnceAndWorkersComeAndGo) {

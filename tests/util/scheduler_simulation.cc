@@ -317,8 +317,8 @@ class Simulation {
     const int subject = by_job_.at(job.spec.job);
     const absl::Duration runs = std::min(job.left, job.spec.limit);
     Push(Event{.at = now_ + runs, .kind = Event::kEnd, .subject = subject, .attempt = job.attempt});
-    const bool is_short = static_cast<int64_t>(job.placements.size()) < job.spec.request.replicas;
-    if (is_short) Push(Event{.at = now_ + scheduling_.grow_after, .kind = Event::kSettled, .subject = subject});
+    if (job.spec.request.min_replicas > 0)
+      Push(Event{.at = now_ + scheduling_.resize_after, .kind = Event::kSettled, .subject = subject});
   }
 
   // Tells the scheduler the present state of workers.
@@ -350,7 +350,9 @@ class Simulation {
     if (options_.check) CheckOrder(decision);
     if (options_.check) CheckHeads(decision);
     if (options_.check) CheckGrowths(decision);
+    if (options_.check) CheckShrinks(decision);
     for (const server::Placed& placed : decision.starts) Start(placed);
+    for (const server::Shrink& shrink : decision.shrinks) GiveBack(shrink);
     for (const server::Growth& growth : decision.growths) Grow(growth);
     for (const server::Preemption& preemption : decision.preemptions) Preempt(preemption);
     report_.round_seconds.push_back(report_.scheduling_seconds - before);
@@ -392,6 +394,25 @@ class Simulation {
     ++report_.growths;
   }
 
+  void GiveBack(const server::Shrink& shrink) {
+    SimJob& job = jobs_[by_job_.at(shrink.job)];
+    for (const server::RankPlacement& place : shrink.given) {
+      const auto it = std::find_if(job.placements.begin(), job.placements.end(), [&](const auto& mine) {
+        return mine.worker == place.worker && mine.slot == place.slot;
+      });
+      if (it == job.placements.end()) return Violate(shrink.job.name() + " gives back what it does not have");
+      job.placements.erase(it);
+      Mix(by_id_.at(place.worker) * 4096 + place.slot);
+    }
+    const auto count = static_cast<int64_t>(job.placements.size());
+    if (count == 0 || job.spec.request.MostOf(count) != count) {
+      Violate(absl::StrCat(shrink.job.name(), " shrinks to a number of ranks that it may not have"));
+    }
+    Release(job, shrink.given);
+    GoOn(job);
+    ++report_.given_back;
+  }
+
   // The job gets `slots`, which are among its placements.
   void Occupy(const SimJob& job, const std::vector<server::RankPlacement>& slots) {
     busy_ += static_cast<int64_t>(slots.size());
@@ -429,7 +450,7 @@ class Simulation {
                                .stopping = job.stopping,
                                .placements = job.placements,
                                .request = job.spec.request,
-                               .may_grow = job.since + scheduling_.grow_after};
+                               .may_resize = job.since + scheduling_.resize_after};
     if (job.estimated) running.expected_end = job.since + job.left * job.estimate;
     running.expected_end = std::min(running.expected_end, job.since + job.spec.limit);
     if (job.stopping) running.expected_end = now_;
@@ -504,7 +525,7 @@ class Simulation {
       const SimJob& job = jobs_[by_job_.at(growth.job)];
       if (growth.added.empty() == growth.reason.empty()) Violate(growth.job.name() + " neither grows nor has a reason");
       if (growth.added.empty()) continue;
-      if (job.state != State::kRunning || job.stopping || now_ < job.since + scheduling_.grow_after) {
+      if (job.state != State::kRunning || job.stopping || now_ < job.since + scheduling_.resize_after) {
         Violate(growth.job.name() + " may not grow");
       }
       for (const SimJob& other : jobs_) {
@@ -518,11 +539,51 @@ class Simulation {
     }
   }
 
+  // Who gives ranks back runs, has settled, and does it for a job of no lower priority, which waits for slots.
+  void CheckShrinks(const Decision& decision) {
+    std::set<JobId> once;
+    for (const server::Shrink& shrink : decision.shrinks) {
+      const SimJob& job = jobs_[by_job_.at(shrink.job)];
+      const SimJob& by = jobs_[by_job_.at(shrink.by)];
+      if (!once.insert(shrink.job).second) Violate(shrink.job.name() + " shrinks twice");
+      const bool may = job.state == State::kRunning && !job.stopping && now_ >= job.since + scheduling_.resize_after &&
+                       job.spec.priority <= by.spec.priority && by.state == State::kWaiting && !shrink.given.empty();
+      const bool waits = std::any_of(decision.waits.begin(), decision.waits.end(), [&](const server::Wait& wait) {
+        return wait.job->job == shrink.by && (wait.kind == WaitKind::kShrinking || wait.kind == WaitKind::kPreempting);
+      });
+      if (!may || !waits) Violate(shrink.job.name() + " may not shrink");
+    }
+    if (decision.shrinks.empty() && decision.preemptions.empty() && decision.starts.empty()) CheckSpare(decision);
+  }
+
+  // The job that has its turn does not wait for slots that elastic jobs could spare.
+  void CheckSpare(const Decision& decision) {
+    for (const server::Wait& wait : decision.waits) {
+      if (wait.kind != WaitKind::kSlots || wait.memory != 0) continue;
+      int64_t leaving = cluster_.Total(wait.cuda), spare = 0;
+      for (const SimJob& job : jobs_) {
+        if (job.state != State::kRunning || job.cuda != wait.cuda) continue;
+        const auto held = std::count_if(
+            job.placements.begin(), job.placements.end(),
+            [&](const server::RankPlacement& place) { return workers_[by_id_.at(place.worker)].connected; });
+        const server::RunningJob& known = cluster_.FindRunning(job.spec.job)->view;
+        if (known.expected_end > now_) leaving -= held;
+        if (known.expected_end <= now_ || now_ < job.since + scheduling_.resize_after) continue;
+        if (job.spec.request.min_replicas == 0 || job.spec.priority > wait.job->priority) continue;
+        spare += std::min(held, std::max<int64_t>(0, known.ranks() - job.spec.request.least()));
+      }
+      const int64_t need = wait.job->request.least();
+      if (leaving < need && leaving + spare >= need)
+        Violate(wait.job->job.name() + " waits for slots that are to spare");
+    }
+  }
+
   // A job that has its turn starts within a bound: what runs ends, and what passes it does not put it off.
   void CheckHeads(const Decision& decision) {
     std::map<JobId, absl::Duration> heads;
     for (const server::Wait& wait : decision.waits) {
-      if (wait.kind != WaitKind::kSlots && wait.kind != WaitKind::kPreempting) continue;
+      if (wait.kind != WaitKind::kSlots && wait.kind != WaitKind::kShrinking && wait.kind != WaitKind::kPreempting)
+        continue;
       const JobId& job = wait.job->job;
       if (wait.free >= wait.job->request.least() && wait.kind == WaitKind::kSlots)
         Violate(job.name() + " waits for free slots");

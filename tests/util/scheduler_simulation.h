@@ -32,7 +32,8 @@ struct SimulationOptions {
 
 struct SimulationReport {
   int64_t starts = 0, ranks = 0, preemptions = 0, worker_losses = 0, finished = 0;
-  int64_t growths = 0, shrinks = 0;
+  int64_t growths = 0, shrinks = 0;  // of elastic jobs; shrinks: when workers are lost
+  int64_t given_back = 0;            // shrinks for jobs that wait
   int64_t rounds = 0, most_waiting = 0;
   double scheduling_seconds = 0;                        // in the scheduler and its indexes
   std::vector<double> round_seconds;                    // each round with a job waiting
