@@ -59,13 +59,16 @@ int CheckSeeds(int64_t seeds) {
 int RunLarge(const char* name, SimulationOptions options) {
   options.stopwatch = CpuSeconds;
   const SimulationReport report = Simulate(options);
-  const double decisions = static_cast<double>(report.starts + report.preemptions);
+  const double decisions = static_cast<double>(report.starts + report.preemptions + report.given_back);
   std::printf("\n%s: %d workers of %d slots, %d jobs, up to %lld waiting, %.1f h of virtual time\n", name,
               options.workers, options.slots_per_worker, options.jobs, static_cast<long long>(report.most_waiting),
               absl::ToDoubleHours(report.span));
-  std::printf("  decisions       %.0f (%lld starts of %lld ranks, %lld preemptions; %lld workers lost)\n", decisions,
-              static_cast<long long>(report.starts), static_cast<long long>(report.ranks),
-              static_cast<long long>(report.preemptions), static_cast<long long>(report.worker_losses));
+  std::printf(
+      "  decisions       %.0f (%lld starts of %lld ranks, %lld preemptions, %lld made to give back; %lld workers "
+      "lost)\n",
+      decisions, static_cast<long long>(report.starts), static_cast<long long>(report.ranks),
+      static_cast<long long>(report.preemptions), static_cast<long long>(report.given_back),
+      static_cast<long long>(report.worker_losses));
   std::printf("  decisions/s     %.0f of the scheduler's processor time (%.3f s, indexes included)\n",
               decisions / report.scheduling_seconds, report.scheduling_seconds);
   std::printf("  one round       p50 %.1f us, p99 %.1f us, longest %.1f us (%lld rounds)\n",

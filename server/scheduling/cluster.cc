@@ -337,9 +337,11 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   const auto slots = static_cast<int64_t>(view.placements.size());
   job.queue->in_use[view.cuda] += slots;
   if (starts) job.queue->usage[view.cuda] += static_cast<double>(slots) * absl::ToDoubleSeconds(options_.start_charge);
-  if (view.preemptible && !view.stopping) victims_.insert(&job);
+  if (view.preemptible && !view.stopping && victims_.insert(&job).second) AddRoom(to_preempt_, view, view.ranks());
   if (view.is_short() && !view.stopping) short_.insert(&job);
-  if (view.has_spare() && !view.stopping) spare_.insert(&job);
+  if (view.has_spare() && !view.stopping && spare_.insert(&job).second) {
+    AddRoom(to_spare_, view, view.ranks() - view.request.least());
+  }
 }
 
 void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
@@ -361,9 +363,9 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
     Forget(worker);
     worker = workers_.end();
   }
-  victims_.erase(&job);
+  if (victims_.erase(&job) > 0) AddRoom(to_preempt_, job.view, -job.view.ranks());
   short_.erase(&job);
-  spare_.erase(&job);
+  if (spare_.erase(&job) > 0) AddRoom(to_spare_, job.view, job.view.request.least() - job.view.ranks());
   running_.erase(it);
 }
 
@@ -377,6 +379,26 @@ void Cluster::RemoveJob(const JobId& id, absl::Duration now) {
 const WaitingJob* Cluster::FindWaiting(const JobId& id) const {
   auto it = waiting_.find(id);
   return it == waiting_.end() ? nullptr : &it->second;
+}
+
+void Cluster::AddRoom(RoomByPriority& rooms, const RunningJob& job, int64_t ranks) {
+  Room& room = rooms[job.priority][job.cuda];
+  room += {ranks, ranks * job.memory};
+  if (rooms[job.priority][0].slots == 0 && rooms[job.priority][1].slots == 0) rooms.erase(job.priority);
+}
+
+Room Cluster::Sum(const RoomByPriority& rooms, bool cuda, int64_t below) {
+  Room sum;
+  for (auto it = rooms.begin(); it != rooms.end() && it->first < below; ++it) sum += it->second[cuda];
+  return sum;
+}
+
+Room Cluster::MostToSpare(bool cuda, int64_t priority) const {
+  return Sum(to_spare_, cuda, priority + 1);
+}
+
+Room Cluster::MostToPreempt(bool cuda, int64_t priority) const {
+  return Sum(to_preempt_, cuda, priority);
 }
 
 const ClusterWorker* Cluster::FindWorker(const WorkerId& id) const {

@@ -285,6 +285,10 @@ class Cluster {
   // Jobs that could do with fewer ranks.
   using Spare = std::set<const ClusterJob*, LeavesBefore>;
   const Spare& spare_jobs() const { return spare_; }
+  // What jobs of at most this priority could spare, or of less would leave if they were preempted, by their requests:
+  // never less than what it would come to.
+  Room MostToSpare(bool cuda, int64_t priority) const;
+  Room MostToPreempt(bool cuda, int64_t priority) const;
   // Null: it is not connected and has no running jobs.
   const ClusterWorker* FindWorker(const WorkerId& id) const;
   // Null: the worker is away or draining, or has no such slot.
@@ -332,6 +336,10 @@ class Cluster {
   Victims victims_;
   Short short_;
   Spare spare_;
+  using RoomByPriority = std::map<int64_t, std::array<Room, 2>>;  // [1] cuda; none is empty
+  static void AddRoom(RoomByPriority& rooms, const RunningJob& job, int64_t ranks);
+  static Room Sum(const RoomByPriority& rooms, bool cuda, int64_t below);
+  RoomByPriority to_spare_, to_preempt_;
 };
 
 }  // namespace sab::server

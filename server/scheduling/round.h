@@ -3,6 +3,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -88,6 +89,17 @@ class Round {
     int64_t memory;  // of each rank on CPU slots
   };
 
+  // What an elastic job could do without.
+  struct Giving {
+    struct Slot {
+      const ClusterWorker* worker;
+      const SlotClass* of;
+      int32_t slot;
+    };
+    const ClusterJob* job;
+    std::vector<Slot> slots;
+  };
+
   // What CPU workers have room for at some moment, in ranks of one size, as it changes from what the indexes say.
   class Rooms {
    public:
@@ -137,14 +149,12 @@ class Round {
   std::string WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, const Shape& shape) const;
   void Reserve(ActiveQueue& queue, Shape& shape, Wait* wait);
   WaitKind MakeRoom(const WaitingJob& job, const Shape& shape, int64_t missing);
-  // What leaves, or is given back, is counted in `rooms`, and makes `missing` less.
-  std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, const std::vector<Shrink>& shrinks,
-                                 int64_t missing, Rooms* rooms);
-  // round_shrink.cc
-  std::vector<Shrink> FindShrinks(const WaitingJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
-  int64_t GainOf(const Shrink& shrink, int64_t sign, Rooms* rooms) const;
-  bool IsShrinking(const JobId& job) const;  // for another turn of this round
-  void GiveBack(const Shrink& shrink);
+  std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing, Rooms* rooms);
+  // round_shrink.cc. What is given back is counted in `rooms`, and makes `missing` less.
+  std::vector<Giving> FindSpares(const WaitingJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
+  Giving FindSpare(const ClusterJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
+  int64_t GainOf(const Giving& giving, size_t first, int64_t sign, Rooms* rooms) const;
+  void GiveBack(const Giving& giving, const JobId& by);
 
   Cluster* const cluster_;
   const absl::Duration now_;
@@ -163,6 +173,7 @@ class Round {
   std::vector<Taken> taken_;
   absl::flat_hash_map<const ClusterWorker*, std::vector<size_t>> taken_on_;  // of CPU slots with a bound: into taken_
   std::set<JobId> leaving_;                                                  // victims of this round
+  std::set<const ClusterJob*> shrinking_;                                    // give ranks back in this round
   absl::flat_hash_map<const ClusterWorker*, Room> given_;                    // back, by jobs that shrink in this round
   Decision decision_;
 };

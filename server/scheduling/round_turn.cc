@@ -86,16 +86,30 @@ void Round::Reserve(ActiveQueue& queue, Shape& shape, Wait* wait) {
 // where both do not, jobs that leave alone. Nothing where that would not do either.
 WaitKind Round::MakeRoom(const WaitingJob& job, const Shape& shape, int64_t missing) {
   for (const bool with_shrinks : {true, false}) {
+    Room most = cluster_->MostToPreempt(shape.cuda, job.priority);
+    if (with_shrinks) {
+      const Room spare = cluster_->MostToSpare(shape.cuda, job.priority);
+      if (spare.slots == 0) continue;
+      most += spare;
+    }
+    // A slot with its memory makes room for one rank more, or for as many as the memory holds and one in the rest.
+    const bool by_bytes = !shape.cuda && shape.memory > 0;
+    if ((by_bytes ? 2 * most.slots + most.bytes / shape.memory : most.slots) < missing) continue;
     Rooms rooms(*cluster_, shape.memory);
     if (!shape.cuda) AddEnded(shape, &rooms);
     int64_t left = missing;
-    std::vector<Shrink> shrinks;
-    if (with_shrinks) shrinks = FindShrinks(job, shape, &left, &rooms);
-    if (with_shrinks && shrinks.empty()) continue;
+    std::vector<Giving> givings;
+    if (with_shrinks) givings = FindSpares(job, shape, &left, &rooms);
+    if (with_shrinks && givings.empty()) continue;
+    const std::set<const ClusterJob*> before = shrinking_;
+    for (const Giving& giving : givings) shrinking_.insert(giving.job);
     std::vector<JobId> victims;
-    if (left > 0) victims = FindVictims(job, shape, shrinks, left, &rooms);
-    if (left > 0 && victims.empty()) continue;
-    for (Shrink& shrink : shrinks) GiveBack(shrink);
+    if (left > 0) victims = FindVictims(job, shape, left, &rooms);
+    if (left > 0 && victims.empty()) {
+      shrinking_ = before;
+      continue;
+    }
+    for (const Giving& giving : givings) GiveBack(giving, job.job);
     for (const JobId& victim : victims) {
       leaving_.insert(victim);
       decision_.preemptions.push_back({victim, job.job});
@@ -107,12 +121,7 @@ WaitKind Round::MakeRoom(const WaitingJob& job, const Shape& shape, int64_t miss
 
 // Of lower priority, as few and as little as do: the lowest priority and the latest start first. None when all together
 // would not do.
-std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, const std::vector<Shrink>& shrinks,
-                                      int64_t missing, Rooms* rooms) {
-  const auto shrinks_now = [&](const JobId& id) {
-    return IsShrinking(id) ||
-           std::any_of(shrinks.begin(), shrinks.end(), [&](const Shrink& shrink) { return shrink.job == id; });
-  };
+std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing, Rooms* rooms) {
   // What the victim's leaving gains; with sign -1, what its staying costs.
   const auto gain_of = [&](const ClusterJob& victim, int64_t sign) {
     int64_t gain = 0;
@@ -125,7 +134,7 @@ std::vector<JobId> Round::FindVictims(const WaitingJob& job, const Shape& shape,
   for (const ClusterJob* running : cluster_->victims()) {
     const RunningJob& victim = running->view;
     if (victim.priority >= job.priority || missing <= 0) break;
-    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job) || shrinks_now(victim.job)) continue;
+    if (now_ - victim.start < options_.min_run_time || IsLeaving(victim.job) || shrinking_.contains(running)) continue;
     missing -= gain_of(*running, 1);
     chosen.push_back(running);
   }
