@@ -102,7 +102,8 @@ class FullDiskTest(unittest.TestCase):
             return [json.loads(line)["step"] for line in lines]
 
         self.cluster.wait(lambda: len(steps()) > 2, "three figures of the loss")
-        self.assertEqual(steps(), sorted(set(steps())))
+        seen = steps()
+        self.assertEqual(seen, sorted(set(seen)))
 
     def test_space_that_comes_back_is_enough(self):
         job = self.submit().stdout.strip()
