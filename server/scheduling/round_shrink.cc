@@ -70,7 +70,6 @@ void Round::GiveBack(const Giving& giving, const JobId& by) {
     given_[slot.worker] += {1, giving.job->view.memory};
     slack_.erase(slot.worker);
   }
-  shrinking_.insert(giving.job);
   decision_.shrinks.push_back(std::move(shrink));
 }
 

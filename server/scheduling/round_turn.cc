@@ -101,12 +101,11 @@ WaitKind Round::MakeRoom(const WaitingJob& job, const Shape& shape, int64_t miss
     std::vector<Giving> givings;
     if (with_shrinks) givings = FindSpares(job, shape, &left, &rooms);
     if (with_shrinks && givings.empty()) continue;
-    const std::set<const ClusterJob*> before = shrinking_;
     for (const Giving& giving : givings) shrinking_.insert(giving.job);
     std::vector<JobId> victims;
     if (left > 0) victims = FindVictims(job, shape, left, &rooms);
     if (left > 0 && victims.empty()) {
-      shrinking_ = before;
+      for (const Giving& giving : givings) shrinking_.erase(giving.job);
       continue;
     }
     for (const Giving& giving : givings) GiveBack(giving, job.job);

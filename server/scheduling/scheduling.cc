@@ -174,9 +174,10 @@ Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, cons
   if (answer.starts_now) answer.expected_start = now;
   if (answer.starts_now) return answer;
   const WaitKind kind = answer.wait.kind;
-  // It takes their way out of a step.
-  if (kind == WaitKind::kShrinking) answer.expected_start = now;
-  if (kind == WaitKind::kShrinking) return answer;
+  if (kind == WaitKind::kShrinking) {
+    answer.expected_start = now;  // it takes their way out of a step
+    return answer;
+  }
   const Round fresh(cluster, now, deep);
   if (kind == WaitKind::kNoWorker || kind == WaitKind::kTooLarge || kind == WaitKind::kAboveQuota) {
     answer.unknown = "it cannot start as things are";
