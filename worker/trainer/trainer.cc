@@ -170,7 +170,6 @@ void Replica::Build(const v1::GetAssignmentResponse& assignment) {
 std::string Replica::Run(const v1::GetAssignmentResponse& assignment, const Connections& with) {
   const v1::TrainerAssignment& mine = assignment.assignment();
   const int rank = mine.id().rank();
-  pulse_.Enter(v1::TRAINER_ACTIVITY_PREPARE);
   if (!spec::IsTraining(mine.spec())) {
     parts_.reset();
     pulse_.SetHoldsState(false);

@@ -132,6 +132,8 @@ class Process {
       log::Error(absl::StrCat("no assignment from the agent: ", std::string(assignment.status().message())));
       return {kFailed, std::nullopt};
     }
+    // Before the first report: one that still said how the turn before ended would be held against this one.
+    pulse_.Enter(v1::TRAINER_ACTIVITY_PREPARE);
     const auto send = [&](const v1::ReportProgressRequest& request) {
       const auto response = agent.ReportProgress(request);
       if (response.ok() && response->leave()) interruption.RequestLeave();
