@@ -11,6 +11,9 @@ namespace {
 #define SAB_DEFAULT_ENUM(message, field, value) \
   if ((message)->field() == 0) (message)->set_##field(value)
 
+// A one-hot symbol moves its column of W_ih alone, a learning rate at a time, which takes several times the updates.
+constexpr int64_t kTextEmbedding = 64;
+
 // From this priority on a job is not preempted unless it says that it may be.
 constexpr int64_t kFirmPriority = 25;
 
@@ -47,7 +50,9 @@ void ResolveModel(const v1::TaskSpec& task, v1::ModelSpec* model) {
   if (model->kind() != v1::MODEL_KIND_LSTM) SAB_DEFAULT_ENUM(model, init, v1::INIT_KIND_SCALED);
   SAB_DEFAULT_ENUM(model, recompute, v1::RECOMPUTE_KIND_AUTO);
   // `engine` stays as it is: unspecified means the best there is where the job runs.
-  if (task.kind() == v1::TASK_KIND_TEXT || task.kind() == v1::TASK_KIND_TENSOR) SAB_DEFAULT(model, embedding_size, 0);
+  // Text is bytes. What symbols a tensor holds, if any, only its file says.
+  if (task.kind() == v1::TASK_KIND_TEXT) SAB_DEFAULT(model, embedding_size, kTextEmbedding);
+  if (task.kind() == v1::TASK_KIND_TENSOR) SAB_DEFAULT(model, embedding_size, 0);
 }
 
 void ResolveTask(v1::TaskSpec* task) {

@@ -96,7 +96,7 @@ class PartitionTest(unittest.TestCase):
         job = self.submit(1_000_000, 2)
         self.awaits_state(job, "JOB_STATE_RUNNING")
         trainers = self.cluster.trainers(job)
-        for seconds in (LEASE * 0.2, LEASE * 0.5):  # what costs nothing ends at three fifths
+        for seconds in (LEASE * 0.2, LEASE * 0.5):
             before = int(self.cluster.job(job)["step"])
             cut()
             time.sleep(seconds)
