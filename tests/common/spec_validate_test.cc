@@ -285,6 +285,14 @@ TEST(ResolveDefaultsTest, SabGetsTheStableSettings) {
   EXPECT_FALSE(spec.model().has_embedding_size());
 }
 
+TEST(ResolveDefaultsTest, TextIsEmbedded) {
+  for (const auto& [task, size] : {std::pair("{kind: text, path: /x}", 64), std::pair("{kind: tensor, path: /x}", 0)}) {
+    v1::JobSpec spec = Minimal(task);
+    ResolveDefaults(&spec);
+    EXPECT_EQ(spec.model().embedding_size(), size) << task;
+  }
+}
+
 TEST(ResolveDefaultsTest, WhatWasGivenStays) {
   v1::JobSpec spec = Minimal();
   spec.mutable_model()->set_tie_guard(0);
