@@ -55,7 +55,7 @@ CLAIMS = [
           "The first symbol is asked for at the last step, after distractors; learned by a curriculum of lengths. Chance is 12.5 %.",
           "accuracy"),
     Claim("text", "Penn Treebank by characters",
-          "Bits per character on the validation part, every window from an empty memory; symbols by an embedding of 64. Beside the paper only "
+          "Bits per character on the validation part, every window from an empty memory; symbols by an embedding of 128. Beside the paper only "
           "at H = 1,000.", "bits", "low"),
     Claim("image", "Permuted MNIST", "Class of an image read pixel by pixel in a fixed random order, 784 steps; the test images.",
           "accuracy"),
@@ -236,7 +236,7 @@ def text_cells():
         systems = {**SYSTEMS, "lstm-onehot": one_hot} if budget == "medium" else SYSTEMS
         for name, (title, model) in systems.items():
             yield Cell(f"text/H{hidden}/{name}", "text", f"H = {hidden:,}: {title}",
-                       job({"hidden_size": hidden, "embedding_size": 64, **model},
+                       job({"hidden_size": hidden, "embedding_size": 128, **model},
                            {"kind": "text", "path": "{ptb_train}", "valid_path": "{ptb_valid}", "window": 100},
                            {"steps": steps, "batch_size": batch, "learning_rate": 2e-3,
                             "schedule": {"kind": "cosine", "final_factor": 0.05}},

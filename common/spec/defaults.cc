@@ -12,7 +12,7 @@ namespace {
   if ((message)->field() == 0) (message)->set_##field(value)
 
 // A one-hot symbol moves its column of W_ih alone, a learning rate at a time, which takes several times the updates.
-constexpr int64_t kTextEmbedding = 64;
+constexpr int64_t kTextEmbedding = 128;
 
 // From this priority on a job is not preempted unless it says that it may be.
 constexpr int64_t kFirmPriority = 25;
