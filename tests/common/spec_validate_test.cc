@@ -286,7 +286,8 @@ TEST(ResolveDefaultsTest, SabGetsTheStableSettings) {
 }
 
 TEST(ResolveDefaultsTest, TextIsEmbedded) {
-  for (const auto& [task, size] : {std::pair("{kind: text, path: /x}", 128), std::pair("{kind: tensor, path: /x}", 0)}) {
+  for (const auto& [task, size] :
+       {std::pair("{kind: text, path: /x}", 128), std::pair("{kind: tensor, path: /x}", 0)}) {
     v1::JobSpec spec = Minimal(task);
     ResolveDefaults(&spec);
     EXPECT_EQ(spec.model().embedding_size(), size) << task;
