@@ -341,6 +341,7 @@ void Cluster::PutRunning(const RunningJob& view, absl::Duration now) {
   if (view.is_short() && !view.stopping) short_.insert(&job);
   if (view.has_spare() && !view.stopping && spare_.insert(&job).second) {
     AddRoom(to_spare_, view, view.ranks() - view.request.least());
+    job.queue->lent[view.cuda] += view.ranks() - view.request.least();
   }
 }
 
@@ -365,7 +366,10 @@ void Cluster::RemoveRunning(const JobId& id, absl::Duration now) {
   }
   if (victims_.erase(&job) > 0) AddRoom(to_preempt_, job.view, -job.view.ranks());
   short_.erase(&job);
-  if (spare_.erase(&job) > 0) AddRoom(to_spare_, job.view, job.view.request.least() - job.view.ranks());
+  if (spare_.erase(&job) > 0) {
+    AddRoom(to_spare_, job.view, job.view.request.least() - job.view.ranks());
+    job.queue->lent[job.view.cuda] -= job.view.ranks() - job.view.request.least();
+  }
   running_.erase(it);
 }
 

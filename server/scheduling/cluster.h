@@ -217,6 +217,7 @@ struct Lane {
 struct ClusterQueue {
   QueueConfig config;
   std::array<int64_t, 2> in_use = {};  // slots by cuda
+  std::array<int64_t, 2> lent = {};    // of those, what jobs hold above their fewest
   // Slot-seconds by cuda, decayed to `settled`.
   std::array<double, 2> usage = {};
   absl::Duration settled;

@@ -126,7 +126,7 @@ bool Round::Consider(const ActiveLane& lane) {
   if (shape.total < need) {
     wait.kind = cluster_->connected_workers() == 0 ? WaitKind::kNoWorker : WaitKind::kTooLarge;
     if (!cuda && shape.memory > 0 && cluster_->Total(false) >= need) wait.largest_memory = cluster_->LargestMemory();
-  } else if (PassesQuota(queue, &wait)) {
+  } else if (PassesQuota(queue, shape, &wait)) {
     std::vector<Piece> plan;
     const Reservation* kept = SurelyInTheWay(job, shape);
     // With as many ranks as there is room for; with fewer where that many would be in somebody's way.
@@ -155,7 +155,7 @@ int64_t Round::MostNow(const WaitingJob& job, const ActiveQueue& queue, const Sh
   return job.request.MostOf(quota.has_value() ? std::min(shape.free, *quota - queue.in_use[shape.cuda]) : shape.free);
 }
 
-bool Round::PassesQuota(ActiveQueue& queue, Wait* wait) {
+bool Round::PassesQuota(ActiveQueue& queue, const Shape& shape, Wait* wait) {
   const bool cuda = wait->cuda;
   const int64_t need = wait->job->request.least();
   const std::optional<int64_t>& quota = queue.queue->config.quota[cuda];
@@ -168,7 +168,7 @@ bool Round::PassesQuota(ActiveQueue& queue, Wait* wait) {
     wait->kind = WaitKind::kBehindQuota;
     wait->behind = queue.blocked[cuda];
   } else if (queue.in_use[cuda] + need > *quota) {
-    wait->kind = WaitKind::kQuota;
+    wait->kind = MakeQuota(queue, *wait->job, shape);
     queue.blocked[cuda] = wait->job;
   } else {
     return true;
@@ -326,7 +326,8 @@ std::string Round::WhyNotGrow(const ClusterJob& job, const ActiveQueue& queue, c
     const bool for_slots = wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kShrinking ||
                            wait.kind == WaitKind::kPreempting || wait.kind == WaitKind::kBehind;
     const bool for_quota =
-        (wait.kind == WaitKind::kQuota || wait.kind == WaitKind::kBehindQuota) && wait.job->queue == view.queue;
+        (wait.kind == WaitKind::kQuota || wait.kind == WaitKind::kQuotaGiven || wait.kind == WaitKind::kBehindQuota) &&
+        wait.job->queue == view.queue;
     if (wait.cuda == view.cuda && (for_slots || for_quota)) {
       return absl::StrCat(for_quota ? "the quota is for " : "the free slots are for ", wait.job->job.name(),
                           ", which waits");

@@ -89,6 +89,12 @@ class Round {
     int64_t memory;  // of each rank on CPU slots
   };
 
+  // What a job lacks to start. None is missing where a number is not above 0.
+  struct Missing {
+    int64_t slots = 0;  // that serve it, as Rooms counts them
+    int64_t ranks = 0;  // within the quota of its queue
+    bool any() const { return slots > 0 || ranks > 0; }
+  };
   // What an elastic job could do without.
   struct Giving {
     struct Slot {
@@ -124,7 +130,7 @@ class Round {
   bool IsHopeless(const ActiveLane& lane) const;
   // True when it starts or never could: it does not count for the depth.
   bool Consider(const ActiveLane& lane);
-  bool PassesQuota(ActiveQueue& queue, Wait* wait);
+  bool PassesQuota(ActiveQueue& queue, const Shape& shape, Wait* wait);
   int64_t MostNow(const WaitingJob& job, const ActiveQueue& queue, const Shape& shape) const;
   std::vector<Piece> Plan(const Shape& shape, int64_t need);
   std::vector<Piece> PlanFor(const WaitingJob& job, const Shape& shape, int64_t need, const Reservation** kept);
@@ -151,8 +157,10 @@ class Round {
   WaitKind MakeRoom(const WaitingJob& job, const Shape& shape, int64_t missing);
   std::vector<JobId> FindVictims(const WaitingJob& job, const Shape& shape, int64_t missing, Rooms* rooms);
   // round_shrink.cc. What is given back is counted in `rooms`, and makes `missing` less.
-  std::vector<Giving> FindSpares(const WaitingJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
-  Giving FindSpare(const ClusterJob& job, const Shape& shape, int64_t* missing, Rooms* rooms) const;
+  WaitKind MakeQuota(const ActiveQueue& queue, const WaitingJob& job, const Shape& shape);
+  std::vector<Giving> FindSpares(const WaitingJob& job, const Shape& shape, const ClusterQueue* of, Missing* missing,
+                                 Rooms* rooms) const;
+  Giving FindSpare(const ClusterJob& job, const Shape& shape, Missing* missing, Rooms* rooms) const;
   int64_t GainOf(const Giving& giving, size_t first, int64_t sign, Rooms* rooms) const;
   void GiveBack(const Giving& giving, const JobId& by);
 

@@ -97,14 +97,14 @@ WaitKind Round::MakeRoom(const WaitingJob& job, const Shape& shape, int64_t miss
     if ((by_bytes ? 2 * most.slots + most.bytes / shape.memory : most.slots) < missing) continue;
     Rooms rooms(*cluster_, shape.memory);
     if (!shape.cuda) AddEnded(shape, &rooms);
-    int64_t left = missing;
+    Missing left{.slots = missing};
     std::vector<Giving> givings;
-    if (with_shrinks) givings = FindSpares(job, shape, &left, &rooms);
+    if (with_shrinks) givings = FindSpares(job, shape, nullptr, &left, &rooms);
     if (with_shrinks && givings.empty()) continue;
     for (const Giving& giving : givings) shrinking_.insert(giving.job);
     std::vector<JobId> victims;
-    if (left > 0) victims = FindVictims(job, shape, left, &rooms);
-    if (left > 0 && victims.empty()) {
+    if (left.any()) victims = FindVictims(job, shape, left.slots, &rooms);
+    if (left.any() && victims.empty()) {
       for (const Giving& giving : givings) shrinking_.erase(giving.job);
       continue;
     }

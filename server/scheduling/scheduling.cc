@@ -129,7 +129,9 @@ std::string Describe(const Wait& wait) {
     case WaitKind::kAboveQuota:
       return absl::StrCat(needs, "; ", of_quota, " at most: ask for fewer resources.replicas or use another queue");
     case WaitKind::kQuota:
-      return absl::StrCat("waits for the quota: ", of_quota, " and uses ", wait.in_use, "; ", needs);
+    case WaitKind::kQuotaGiven:
+      return absl::StrCat("waits for the quota: ", of_quota, " and uses ", wait.in_use, "; ", needs,
+                          wait.kind == WaitKind::kQuotaGiven ? "; elastic jobs of the queue give ranks back" : "");
     case WaitKind::kBehindQuota:
       return absl::StrCat("waits behind ", wait.behind->job.name(), ", which has its turn within the quota of queue ",
                           wait.job->queue);
@@ -174,7 +176,7 @@ Explanation Explain(Cluster* cluster, const JobId& job, absl::Duration now, cons
   if (answer.starts_now) answer.expected_start = now;
   if (answer.starts_now) return answer;
   const WaitKind kind = answer.wait.kind;
-  if (kind == WaitKind::kShrinking) {
+  if (kind == WaitKind::kShrinking || kind == WaitKind::kQuotaGiven) {
     answer.expected_start = now;  // it takes their way out of a step
     return answer;
   }

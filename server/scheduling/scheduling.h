@@ -29,6 +29,7 @@ enum class WaitKind {
   kTooLarge,     // more slots, or slots with more memory, than the connected workers have
   kAboveQuota,   // more slots than its queue may ever use
   kQuota,        // its queue uses what it may
+  kQuotaGiven,   // the same, and elastic jobs of the queue give ranks back
   kBehindQuota,  // `behind`, of the same queue, waits for the quota
   kSlots,        // it has its turn when slots come free: they are kept for it
   kShrinking,    // the same, and elastic jobs give slots back
@@ -67,7 +68,7 @@ struct Growth {
 // An elastic job that runs gives ranks back, and goes on with the others.
 struct Shrink {
   JobId job;
-  JobId by;                          // who waits for the slots
+  JobId by;                          // who waits for the slots, or for their part of the quota
   std::vector<RankPlacement> given;  // of its placements
 };
 
@@ -94,7 +95,8 @@ struct Decision {
 //
 // Elastic jobs start with as many ranks as there are slots for, and are treated by the fewest in all else. One that
 // runs grows into slots that no job waits for, in the order of priority, then start, then id; and it gives ranks above
-// its fewest back to the job that has its turn, if that one has no lower priority and can start with them.
+// its fewest back to the job that has its turn, or to the first that waits for the quota of the same queue, if that one
+// has no lower priority and can start with them.
 Decision Decide(Cluster* cluster, absl::Duration now, const SchedulingOptions& options);
 
 // What `sabctl explain` shows about a waiting job.

@@ -183,6 +183,50 @@ TEST_F(ElasticTest, GivesTheLastRanksBackToTheJobThatHasItsTurn) {
   EXPECT_THAT(Round().shrinks, IsEmpty());
 }
 
+TEST_F(ElasticTest, GivesItsPartOfTheQuotaToTheFirstOfItsQueueThatWaitsForIt) {
+  cluster_.PutQueue({.name = "default", .quota = {4, {}}}, kNow);
+  Add("a", 8, 4);
+  Run(Wide("wide", "a", {0, 1, 2, 3}, 1));
+  Queue(Waiting("next", {.replicas = 2}));
+  const Decision decision = Round();
+  ASSERT_THAT(decision.shrinks, SizeIs(1));
+  EXPECT_EQ(decision.shrinks[0].by, JobId("next"));
+  EXPECT_THAT(decision.shrinks[0].given, SizeIs(2));
+  EXPECT_EQ(decision.waits.at(0).kind, WaitKind::kQuotaGiven);
+  EXPECT_THAT(Describe(decision.waits[0]),
+              HasSubstr("uses 4; needs 2 cpu slots; elastic jobs of the queue give ranks"));
+  EXPECT_EQ(Explain(&cluster_, JobId("next"), kNow, options_).expected_start, kNow);
+  Run(Wide("wide", "a", {0, 1}, 1));
+  EXPECT_EQ(RanksOf("next"), 2u);
+}
+
+TEST_F(ElasticTest, GivesNoPartOfTheQuotaThatIsAnotherQueuesOrWouldNotDo) {
+  cluster_.PutQueue({.name = "default", .quota = {4, {}}}, kNow);
+  Add("a", 8, 7);
+  RunningJob other = Wide("other", "a", {0, 1}, 1);
+  other.queue = "other";
+  Run(other);
+  Run(Wide("wide", "a", {2, 3, 4, 5}, 3));
+  Queue(Waiting("next", {.replicas = 2}));
+  EXPECT_THAT(Round().shrinks, IsEmpty());  // 3 and 2 are above the quota
+  Run(Wide("wide", "a", {2, 3, 4, 5}, 1));
+  Queue(Waiting("next", {.replicas = 4}));
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+  EXPECT_EQ(Round().waits.at(0).kind, WaitKind::kQuota);
+  Queue(Waiting("next", {.replicas = 3}));
+  EXPECT_THAT(Round().shrinks, SizeIs(1));
+  // The slots of others are not to be had: it could not start.
+  Add("a", 6, 6);
+  RunningJob large = Wide("other", "a", {0, 1, 4, 5}, 1);
+  large.queue = "other";
+  Run(large);
+  Run(Wide("wide", "a", {2, 3}, 1));
+  cluster_.PutQueue({.name = "default", .quota = {3, {}}}, kNow);
+  Queue(Waiting("next", {.replicas = 2}));
+  EXPECT_THAT(Round().shrinks, IsEmpty());
+  EXPECT_EQ(Round().waits.at(0).kind, WaitKind::kQuota);
+}
+
 TEST_F(ElasticTest, KeepsWhatItNeedsAndWhatWouldNotDo) {
   Add("a", 4, 4);
   Run(Wide("wide", "a", {0, 1, 2, 3}, 3));

@@ -549,17 +549,23 @@ class Simulation {
       const bool may = job.state == State::kRunning && !job.stopping && now_ >= job.since + scheduling_.resize_after &&
                        job.spec.priority <= by.spec.priority && by.state == State::kWaiting && !shrink.given.empty();
       const bool waits = std::any_of(decision.waits.begin(), decision.waits.end(), [&](const server::Wait& wait) {
-        return wait.job->job == shrink.by && (wait.kind == WaitKind::kShrinking || wait.kind == WaitKind::kPreempting);
+        const bool within = wait.kind == WaitKind::kQuotaGiven && job.spec.queue == by.spec.queue;
+        return wait.job->job == shrink.by &&
+               (within || wait.kind == WaitKind::kShrinking || wait.kind == WaitKind::kPreempting);
       });
       if (!may || !waits) Violate(shrink.job.name() + " may not shrink");
     }
     if (decision.shrinks.empty() && decision.preemptions.empty() && decision.starts.empty()) CheckSpare(decision);
   }
 
-  // The job that has its turn does not wait for slots that elastic jobs could spare.
+  // The job that has its turn does not wait for slots that elastic jobs could spare, nor the first that waits for the
+  // quota of its queue for what those of the queue could.
   void CheckSpare(const Decision& decision) {
+    std::set<bool> turns;  // by cuda
     for (const server::Wait& wait : decision.waits) {
-      if (wait.kind != WaitKind::kSlots || wait.memory != 0) continue;
+      const bool quota = wait.kind == WaitKind::kQuota && !turns.contains(wait.cuda);
+      if (wait.kind == WaitKind::kSlots || wait.kind == WaitKind::kBehind) turns.insert(wait.cuda);
+      if ((wait.kind != WaitKind::kSlots && !quota) || wait.memory != 0) continue;
       int64_t leaving = cluster_.Total(wait.cuda), spare = 0;
       for (const SimJob& job : jobs_) {
         if (job.state != State::kRunning || job.cuda != wait.cuda) continue;
@@ -570,11 +576,14 @@ class Simulation {
         if (known.expected_end > now_) leaving -= held;
         if (known.expected_end <= now_ || now_ < job.since + scheduling_.resize_after) continue;
         if (job.spec.request.min_replicas == 0 || job.spec.priority > wait.job->priority) continue;
+        if (quota && job.spec.queue != wait.job->queue) continue;
         spare += std::min(held, std::max<int64_t>(0, known.ranks() - job.spec.request.least()));
       }
       const int64_t need = wait.job->request.least();
-      if (leaving < need && leaving + spare >= need)
+      if (!quota && leaving < need && leaving + spare >= need)
         Violate(wait.job->job.name() + " waits for slots that are to spare");
+      if (quota && leaving + spare >= need && wait.in_use - spare + need <= wait.quota)
+        Violate(wait.job->job.name() + " waits for a part of its queue's quota that is to spare");
     }
   }
 
