@@ -303,6 +303,7 @@ class Coordinator {
   const JobEntry* FindUnfinished(const v1::JobSpec& spec) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReviewSweeps() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ReviewSweep(const std::string& group) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::vector<JobEntry*> TrialsAtRung(const std::set<JobId>& sweep) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CarryOut(const RungDecision& decision, const std::vector<JobEntry*>& trials)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -31,6 +31,10 @@ RankedTrial RankedOf(const v1::Job& job, bool active) {
   }
 }
 
+auto Stands(RankedTrial::Standing standing) {
+  return [standing](const RankedTrial& trial) { return trial.standing == standing; };
+}
+
 bool IsWaiting(v1::JobState state) {
   return state == v1::JOB_STATE_QUEUED || state == v1::JOB_STATE_RECOVERING;
 }
@@ -102,13 +106,12 @@ void Coordinator::ReviewSweeps() {
   NeedTick();
 }
 
-absl::Status Coordinator::ReviewSweep(const std::string& group) {
-  const auto sweep = sweeps_.find(group);
-  if (sweep == sweeps_.end()) return absl::OkStatus();
-  int64_t passed = 0;  // the rungs that have been decided
-  for (const JobId& id : sweep->second) passed = std::max(passed, jobs_.at(id).record.job.halving().passed());
+// Those of the sweep that have been let past most rungs, in the order of their creation.
+std::vector<Coordinator::JobEntry*> Coordinator::TrialsAtRung(const std::set<JobId>& sweep) {
+  int64_t passed = 0;
+  for (const JobId& id : sweep) passed = std::max(passed, jobs_.at(id).record.job.halving().passed());
   std::vector<JobEntry*> trials;
-  for (const JobId& id : sweep->second) {
+  for (const JobId& id : sweep) {
     JobEntry& entry = jobs_.at(id);
     if (entry.record.job.halving().passed() == passed) trials.push_back(&entry);
   }
@@ -116,35 +119,39 @@ absl::Status Coordinator::ReviewSweep(const std::string& group) {
     return std::make_pair(absl::ToUnixMicros(FromProto(entry->record.job.create_time())), entry->id);
   };
   std::sort(trials.begin(), trials.end(), [&](const JobEntry* a, const JobEntry* b) { return key(a) < key(b); });
+  return trials;
+}
+
+absl::Status Coordinator::ReviewSweep(const std::string& group) {
+  const auto sweep = sweeps_.find(group);
+  if (sweep == sweeps_.end()) return absl::OkStatus();
+  const std::vector<JobEntry*> trials = TrialsAtRung(sweep->second);
   std::vector<RankedTrial> ranked;
   for (const JobEntry* entry : trials) ranked.push_back(RankedOf(entry->record.job, entry->active.has_value()));
-  const auto is_there = [](const RankedTrial& trial) { return trial.standing == RankedTrial::Standing::kThere; };
-  if (std::none_of(ranked.begin(), ranked.end(), is_there)) return absl::OkStatus();
+  const auto there = std::find_if(ranked.begin(), ranked.end(), Stands(RankedTrial::Standing::kThere));
+  if (there == ranked.end()) return absl::OkStatus();
 
-  const v1::HalvingSpec& halving = trials.front()->record.job.spec().halving();
+  const v1::Job& first = trials[static_cast<size_t>(there - ranked.begin())]->record.job;
+  const v1::HalvingSpec& halving = first.spec().halving();
   const auto submitted = static_cast<int64_t>(sweep->second.size());
-  const RungDecision decision =
-      DecideRung(ranked, spec::PlacesAt(halving.trials(), halving.factor(), static_cast<int>(passed)),
-                 halving.mode() == v1::HALVING_MODE_MAX);
+  const int64_t places = spec::PlacesAt(halving.trials(), halving.factor(), static_cast<int>(first.halving().passed()));
+  const RungDecision decision = DecideRung(ranked, places, halving.mode() == v1::HALVING_MODE_MAX);
   if (decision.decided && submitted >= halving.trials()) return CarryOut(decision, trials);
 
-  std::string reason = absl::StrCat("waits at step ", halving.rungs(static_cast<int>(passed)), " of its sweep: ");
+  std::string reason = absl::StrCat("waits at step ", NextRung(first), " of its sweep: ");
   if (submitted < halving.trials()) {
     absl::StrAppend(&reason, submitted, " of ", halving.trials(), " trials are submitted; submit the rest with ",
                     "`sabctl submit FILE --sweep ", group, "`, or cancel these");
   } else {
-    const auto coming = std::find_if(ranked.begin(), ranked.end(), [](const RankedTrial& trial) {
-      return trial.standing == RankedTrial::Standing::kComing;
-    });
+    const auto coming = std::find_if(ranked.begin(), ranked.end(), Stands(RankedTrial::Standing::kComing));
     const v1::Job& late = trials[static_cast<size_t>(coming - ranked.begin())]->record.job;
-    const auto out = std::count_if(ranked.begin(), ranked.end(), [](const RankedTrial& trial) {
-      return trial.standing == RankedTrial::Standing::kOut;
-    });
+    const auto out = std::count_if(ranked.begin(), ranked.end(), Stands(RankedTrial::Standing::kOut));
     absl::StrAppend(&reason, decision.ranked, " of ", static_cast<int64_t>(ranked.size()) - out,
                     " are there; among those to come: ", late.name(), ", ", StateName(late.state()));
   }
   for (size_t i = 0; i < trials.size(); ++i) {
-    if (is_there(ranked[i]) && IsWaiting(trials[i]->record.job.state())) SetReason(*trials[i], reason);
+    const bool waits = IsWaiting(trials[i]->record.job.state());
+    if (waits && ranked[i].standing == RankedTrial::Standing::kThere) SetReason(*trials[i], reason);
   }
   return absl::OkStatus();
 }
