@@ -91,12 +91,6 @@ v1::ReportProgressRequest FakeAgent::last(int rank) const {
   return found == last_.end() ? v1::ReportProgressRequest() : found->second;
 }
 
-int64_t FakeAgent::began_interrupted(int64_t attempt) const {
-  const MutexLock lock(&mutex_);
-  const auto found = began_interrupted_.find(attempt);
-  return found == began_interrupted_.end() ? 0 : found->second;
-}
-
 grpc::Status FakeAgent::Wanted() const {
   return aborted_ ? grpc::Status(grpc::ABORTED, "not wanted any more") : grpc::Status::OK;
 }
@@ -129,11 +123,7 @@ grpc::Status FakeAgent::AwaitRendezvous(grpc::ServerContext*, const v1::AwaitRen
 grpc::Status FakeAgent::ReportProgress(grpc::ServerContext*, const v1::ReportProgressRequest* request,
                                        v1::ReportProgressResponse*) {
   const MutexLock lock(&mutex_);
-  v1::ReportProgressRequest& last = last_[request->id().rank()];
-  const int64_t attempt = request->id().attempt();
-  if (last.id().attempt() != attempt && request->pulse().activity() == v1::TRAINER_ACTIVITY_INTERRUPTED)
-    ++began_interrupted_[attempt];
-  last = *request;
+  last_[request->id().rank()] = *request;
   points_.insert(points_.end(), request->points().begin(), request->points().end());
   changed_.NotifyAll();
   return Wanted();

@@ -42,8 +42,6 @@ class FakeAgent : public v1::TrainerService::Service {
   std::vector<v1::Checkpoint> checkpoints() const;
   // The last report of a rank.
   v1::ReportProgressRequest last(int rank) const;
-  // How many ranks' first report of the attempt said that they were interrupted.
-  int64_t began_interrupted(int64_t attempt) const;
 
   grpc::Status AwaitRelease(grpc::ServerContext*, const v1::AwaitReleaseRequest* request,
                             v1::AwaitReleaseResponse* response) override;
@@ -75,7 +73,6 @@ class FakeAgent : public v1::TrainerService::Service {
   std::vector<v1::MetricPoint> points_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::Checkpoint> checkpoints_ ABSL_GUARDED_BY(mutex_);
   std::map<int, v1::ReportProgressRequest> last_ ABSL_GUARDED_BY(mutex_);
-  std::map<int64_t, int64_t> began_interrupted_ ABSL_GUARDED_BY(mutex_);  // by attempt
   std::unique_ptr<grpc::Server> server_;
 };
 
