@@ -1,6 +1,7 @@
 // Jobs that may run with fewer replicas: what becomes of them when ranks are lost, and when slots come free.
 #include <gmock/gmock.h>
 
+#include "server/scheduling/queue_file.h"
 #include "tests/server/coordinator_fixture.h"
 
 namespace sab::server {
@@ -196,6 +197,26 @@ TEST_F(CoordinatorElasticTest, GivesARankBackToAJobThatWaitsAndLosesNothing) {
   Train(a_, job, 0, 11);
   EXPECT_EQ(State(job), v1::JOB_STATE_RUNNING);
   EXPECT_EQ(Get(job).state_reason(), "runs with 1 of 2 replicas: no free slot");
+}
+
+TEST_F(CoordinatorElasticTest, GivesItsPartOfTheQuotaToAJobOfItsQueueThatWaits) {
+  queues_ = *ParseQueues("queues: [{name: default, quota: {cpu: 2}}]");
+  Start();
+  FakeAgent c("workers/c", 1);
+  const JobId job = RunOnBoth();
+  Join(c);
+  const JobId waiting = Submit(CopySpec(1));
+  EXPECT_THAT(coordinator_->ExplainJob(waiting)->reason(), HasSubstr("waits for the quota"));
+  for (int i = 0; i < 3; ++i) {
+    Advance(absl::Seconds(4));
+    for (FakeAgent* agent : {&a_, &b_, &c}) ASSERT_TRUE(Sync(*agent).ok());
+  }
+  EXPECT_EQ(Get(job).attempts(0).end_reason(), absl::StrCat("shrinks from 2 to 1 replicas for ", waiting.name()));
+  EXPECT_EQ(State(waiting), v1::JOB_STATE_STARTING);
+  Settle(b_);
+  Train(a_, job, 0, 11);
+  EXPECT_EQ(State(job), v1::JOB_STATE_RUNNING);
+  EXPECT_EQ(Get(job).state_reason(), "runs with 1 of 2 replicas: queue default uses its quota of 2");
 }
 
 TEST_F(CoordinatorElasticTest, ARestartedCoordinatorKnowsHowManyRanksItHas) {
