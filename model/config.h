@@ -21,6 +21,7 @@ enum class MemoryState { kRecalled, kProvisional };
 enum class Normaliser { kSoftmax, kNone };
 enum class Init { kPaper, kScaled };
 enum class Recompute { kAuto, kOn, kOff };
+enum class CudaGraphs { kAuto, kOff };
 enum class EngineKind { kAuto, kFast, kReference };  // auto: fast where it exists, else the reference
 enum class MemoryPolicy { kRecent, kSalient };
 enum class Precision { kFp32, kTf32, kBf16, kFp64 };  // fp64: tests
@@ -59,6 +60,7 @@ struct ModelConfig {
   MemoryPolicy memory_policy = MemoryPolicy::kRecent;
   int64_t memory_recent = 16;
   Recompute recompute = Recompute::kAuto;
+  CudaGraphs cuda_graphs = CudaGraphs::kAuto;  // of the fused engine on a GPU
   EngineKind engine = EngineKind::kAuto;
   Init init = Init::kScaled;
   std::optional<double> init_std;

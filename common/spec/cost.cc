@@ -218,9 +218,10 @@ void PredictCuda(const Work& work, double parameters, v1::CostEstimate* cost) {
   const auto training = static_cast<double>(model::cuda::TrainingBytes(work.config, data.shape, work.rows, data.steps));
   const auto evaluation =
       static_cast<double>(model::cuda::EvaluationBytes(work.config, data.shape, work.eval_rows, data.eval_steps));
+  const auto graph = static_cast<double>(model::cuda::GraphBytes(work.config, data.shape, work.rows, data.steps));
   const double bytes = std::max(training + BatchBytes(data.shape, work.rows, data.steps),
                                 evaluation + BatchBytes(data.shape, work.eval_rows, data.eval_steps));
-  cost->set_peak_bytes(static_cast<int64_t>(bytes + TrainerBytes(work, parameters)));
+  cost->set_peak_bytes(static_cast<int64_t>(bytes + graph + TrainerBytes(work, parameters)));
   cost->set_flops_per_step(2 * products + terms * (attention ? 14 : 4));
   cost->set_seconds_per_step(2 * static_cast<double>(work.data.steps) * kGpuSecondsPerSweepStep +
                              products / kGpuProducts + terms * (attention ? 4 : 1) / kGpuScoreTerms);

@@ -71,6 +71,7 @@ model::ModelConfig ToModelConfig(const v1::JobSpec& given) {
   to.normaliser =
       from.normaliser() == v1::NORMALISER_KIND_NONE ? model::Normaliser::kNone : model::Normaliser::kSoftmax;
   to.recompute = ToRecompute(from.recompute());
+  if (from.cuda_graphs() == v1::CUDA_GRAPHS_KIND_OFF) to.cuda_graphs = model::CudaGraphs::kOff;
   to.engine = ToEngine(from.engine());
   to.init = from.init() == v1::INIT_KIND_PAPER ? model::Init::kPaper : model::Init::kScaled;
   if (from.has_init_std()) to.init_std = from.init_std();

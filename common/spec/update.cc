@@ -40,6 +40,7 @@ const std::set<std::string>& TrainingFields() {
                                                          "model.memory.recent",
                                                          "model.normaliser",
                                                          "model.recompute",
+                                                         "model.cuda_graphs",
                                                          "task.length",
                                                          "eval.every",
                                                          "eval.lengths",

@@ -6,8 +6,10 @@
 
 #include <stdexcept>
 
+#include "model/cuda/graphed_passes.h"
 #include "model/cuda/outer_layers.h"
 #include "model/cuda/pass.h"
+#include "model/reference/loss.h"
 #include "model/reference/tf32.h"
 
 namespace sab::model {
@@ -22,15 +24,19 @@ class CudaEngine : public Engine {
  public:
   CudaEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters,
              std::unique_ptr<Launcher> launcher)
-      : config_(config), shape_(shape), parameters_(parameters), launcher_(std::move(launcher)) {}
+      : config_(config),
+        shape_(shape),
+        parameters_(parameters),
+        launcher_(std::move(launcher)),
+        graphed_([this](const Batch& batch, double loss_scale) { return Train(batch, loss_scale); }, parameters,
+                 *launcher_) {}
 
   PassSums ForwardBackward(const Batch& batch, double loss_scale) override {
     if (batch.rows() == 0) return {};
     const c10::DeviceGuard device(parameters_.values().device());
     const Tf32Scope tf32(AllowsTf32());
-    const cuda::OuterLayers layers(config_, shape_, parameters_, /*with_gradients=*/true);
-    cuda::Pass<T> pass(PlanOf(batch, true), parameters_, layers, batch, *launcher_);
-    return pass.Train(loss_scale);
+    const bool may_have_graph = cuda::GraphBytes(config_, shape_, batch.rows(), batch.steps()) > 0;
+    return ToSums(may_have_graph ? graphed_.Run(batch, loss_scale) : Train(batch, loss_scale));
   }
 
   PassSums Evaluate(const Batch& batch) override {
@@ -51,6 +57,11 @@ class CudaEngine : public Engine {
   }
 
  private:
+  Tensor Train(const Batch& batch, double loss_scale) {
+    const cuda::OuterLayers layers(config_, shape_, parameters_, /*with_gradients=*/true);
+    return cuda::Pass<T>(PlanOf(batch, true), parameters_, layers, batch, *launcher_).Train(loss_scale);
+  }
+
   bool AllowsTf32() const { return config_.precision == Precision::kTf32 || config_.precision == Precision::kBf16; }
   Plan PlanOf(const Batch& batch, bool backward) const {
     return cuda::MakePlan(config_, batch.rows(), batch.steps(), backward, launcher_->Limits());
@@ -60,6 +71,7 @@ class CudaEngine : public Engine {
   const TaskShape shape_;
   ParameterSet& parameters_;
   const std::unique_ptr<Launcher> launcher_;
+  cuda::GraphedPasses graphed_;
 };
 
 std::unique_ptr<Launcher> LoadLauncher() {

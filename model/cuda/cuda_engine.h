@@ -20,7 +20,9 @@ bool CudaEngineSupports(const ModelConfig& config, const TaskShape& shape, at::D
 // (inputs, outputs and loss, the weights' gradients). Its results are those of the reference up to rounding, and the
 // same bits in every run on one kind of GPU. bf16 and tf32 concern the large products and, bf16, the weights that
 // sweeps hold; states, scores and sums are in fp32. `parameters` must outlive it. Everything is enqueued on the current
-// stream; a pass waits for the GPU once, at its end. The parameters may be on a CPU when the launcher is the emulator.
+// stream; a pass waits for the GPU once, at its end. Training passes of one shape in a row are replayed from a CUDA
+// graph (GraphedPasses), to the same bits, unless config.cuda_graphs is off. The parameters may be on a CPU when the
+// launcher is the emulator.
 std::unique_ptr<Engine> MakeCudaEngine(const ModelConfig& config, const TaskShape& shape, ParameterSet& parameters,
                                        std::unique_ptr<cuda::Launcher> launcher);
 

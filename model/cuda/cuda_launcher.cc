@@ -1,7 +1,12 @@
 // The kernels on the current GPU: part of libsab_cuda.so, which is loaded for device cuda alone.
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <exception>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -27,6 +32,53 @@ int Attribute(cudaDeviceAttr attribute, const char* name) {
   Check(cudaDeviceGetAttribute(&value, attribute, device), name);
   return value;
 }
+
+class CudaGraph : public Graph {
+ public:
+  // Captures on `side`: the current stream may be the legacy one, which cannot be captured. Threads of autograd work on
+  // it too, so the mode concerns this thread's calls alone.
+  CudaGraph(const c10::cuda::CUDAStream& side, const std::function<void()>& enqueue)
+      : pool_(at::cuda::graph_pool_handle()) {
+    Check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    const c10::cuda::CUDAStreamGuard guard(side);
+    graph_.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+    try {
+      enqueue();
+    } catch (...) {
+      Abandon(side.device_index());
+      throw;
+    }
+    try {
+      graph_.capture_end();
+    } catch (...) {
+      StopAllocating(side.device_index());
+      throw;
+    }
+  }
+
+  void Replay() override { graph_.replay(); }
+
+ private:
+  void Abandon(c10::DeviceIndex device) {
+    try {
+      graph_.capture_end();
+    } catch (const std::exception&) {  // `enqueue` has said what is wrong
+      StopAllocating(device);
+    }
+  }
+
+  // An end that failed leaves the allocator waiting for it.
+  void StopAllocating(c10::DeviceIndex device) {
+    try {
+      c10::cuda::CUDACachingAllocator::endAllocateToPool(device, pool_);
+      c10::cuda::CUDACachingAllocator::releasePool(device, pool_);
+    } catch (const std::exception&) {  // it failed later than that
+    }
+  }
+
+  const at::cuda::MempoolId_t pool_;
+  at::cuda::CUDAGraph graph_;
+};
 
 class CudaLauncher : public Launcher {
  public:
@@ -55,8 +107,16 @@ class CudaLauncher : public Launcher {
     Check(LaunchAttention(backward, arguments, Stream()));
   }
 
+  std::unique_ptr<Graph> Capture(const std::function<void()>& enqueue) override {
+    // One stream for all of them: libraries keep workspaces for each.
+    if (!side_.has_value()) side_ = c10::cuda::getStreamFromPool();
+    return std::make_unique<CudaGraph>(*side_, enqueue);
+  }
+
  private:
   static cudaStream_t Stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
+
+  std::optional<c10::cuda::CUDAStream> side_;
 };
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "model/cuda/emulated_launcher.h"
 
+#include <utility>
+
 #include "model/cuda/attention.cuh"
 #include "model/cuda/backward.cuh"
 #include "model/cuda/emulator.h"
@@ -29,6 +31,16 @@ void RunSweep(bool backward, const SweepShape& shape, const SweepArguments<T>& a
   }
 }
 
+class EmulatedGraph : public Graph {
+ public:
+  explicit EmulatedGraph(std::function<void()> enqueue) : enqueue_(std::move(enqueue)) {}
+
+  void Replay() override { enqueue_(); }
+
+ private:
+  const std::function<void()> enqueue_;
+};
+
 class EmulatedLauncher : public Launcher {
  public:
   explicit EmulatedLauncher(const DeviceLimits& limits) : limits_(limits) {}
@@ -49,6 +61,10 @@ class EmulatedLauncher : public Launcher {
   void Attend(bool backward, const AttentionArguments<float>& arguments) override { RunAttention(backward, arguments); }
   void Attend(bool backward, const AttentionArguments<double>& arguments) override {
     RunAttention(backward, arguments);
+  }
+
+  std::unique_ptr<Graph> Capture(const std::function<void()>& enqueue) override {
+    return std::make_unique<EmulatedGraph>(enqueue);
   }
 
  private:

@@ -264,7 +264,7 @@ Tensor Pass<T>::Outputs() {
 }
 
 template <class T>
-PassSums Pass<T>::Train(double loss_scale) {
+Tensor Pass<T>::Train(double loss_scale) {
   const at::NoGradGuard no_grad;
   LossSum sum(layers_.shape(), layers_.weights(), batch_);
   Forward([&](const Piece& piece, const States& states) {
@@ -274,7 +274,7 @@ PassSums Pass<T>::Train(double loss_scale) {
   if (last_.hidden.defined()) d_last_ = layers_.BackwardLastStep(batch_, last_, loss_scale);
   if (plan_.attends()) BackwardAttention(loss_scale);
   Backward(loss_scale);
-  return sum.Sums();
+  return sum.Figures();
 }
 
 // values (count,B,H) at each row's last step where it lies in the piece, otherwise what was kept: (1,B,H).

@@ -19,8 +19,10 @@ class Pass {
   // All of them must outlive it.
   Pass(const Plan& plan, ParameterSet& parameters, const OuterLayers& layers, const Batch& batch, Launcher& launcher);
 
+  // Enqueues Engine::ForwardBackward and returns the figures of its LossSum, without waiting for the device. It may be
+  // recorded and played back: graphed_passes.h has what it must not do.
+  at::Tensor Train(double loss_scale);
   // Each as the function of model/engine.h.
-  PassSums Train(double loss_scale);
   PassSums Evaluate();
   at::Tensor Outputs();
 

@@ -186,6 +186,12 @@ size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_
   return Bytes(MakePlan(config, rows, steps, false, DeviceLimits()), shape);
 }
 
+size_t GraphBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps) {
+  if (config.cuda_graphs == CudaGraphs::kOff) return 0;
+  const size_t bytes = TrainingBytes(config, shape, rows, steps);
+  return bytes <= kMostGraphBytes ? bytes : 0;
+}
+
 const char* WhyNotCuda(const ModelConfig& config) {
   if (config.hidden_size > kLargestHidden) return "hidden_size: above 4096 it is the reference's on a GPU";
   if (config.kind != Kind::kSab) return nullptr;

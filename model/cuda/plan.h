@@ -124,6 +124,14 @@ size_t TrainingBytes(const ModelConfig& config, const TaskShape& shape, int64_t 
 // The same for an evaluation.
 size_t EvaluationBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps);
 
+// Training passes that take more are not replayed from a graph: their kernels are long, and a graph keeps their memory.
+inline constexpr size_t kMostGraphBytes = size_t{1} << 30;
+
+// Bytes that the graph of such passes keeps, at most, for as long as it lives: recorded operations allocate as plain
+// ones do, from memory that nothing else uses. Evaluations and plain passes need theirs besides, as the trainer's
+// prediction (common/spec/cost.cc) counts them. 0: there is no graph.
+size_t GraphBytes(const ModelConfig& config, const TaskShape& shape, int64_t rows, int64_t steps);
+
 // Why the CUDA engine leaves these settings to the reference, or null when it computes them.
 const char* WhyNotCuda(const ModelConfig& config);
 

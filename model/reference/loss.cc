@@ -115,14 +115,18 @@ void LossSum::AddLastStep() {
   loss_ = losses.sum();
 }
 
-PassSums LossSum::Sums() const {
-  const Tensor count = shape_.loss == LossKind::kCrossEntropyEveryStep ? Total(lengths_) : Total(lengths_ > 0);
-  const Tensor all =
-      at::stack({Total(loss_), count, scored_loss_, scored_count_, correct_, guarded_, norm_}).to(at::kCPU);
-  const double* value = all.const_data_ptr<double>();
+Tensor LossSum::Figures() const {
+  Tensor count = shape_.loss == LossKind::kCrossEntropyEveryStep ? Total(lengths_) : Total(lengths_ > 0);
+  if (shape_.loss == LossKind::kMseLastStep) count = count * shape_.outputs;
+  return at::stack({Total(loss_), count, scored_loss_, scored_count_, correct_, guarded_, norm_});
+}
+
+PassSums ToSums(const Tensor& figures) {
+  const Tensor on_host = figures.to(at::kCPU);
+  const double* value = on_host.const_data_ptr<double>();
   PassSums sums;
   sums.loss_sum = value[0];
-  sums.loss_count = static_cast<int64_t>(value[1]) * (shape_.loss == LossKind::kMseLastStep ? shape_.outputs : 1);
+  sums.loss_count = static_cast<int64_t>(value[1]);
   sums.scored_loss_sum = value[2];
   sums.scored_count = static_cast<int64_t>(value[3]);
   sums.correct_count = static_cast<int64_t>(value[4]);

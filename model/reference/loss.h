@@ -14,6 +14,9 @@ namespace sab::model {
 // The output layer's y = V [h ; s] + b: (..,H) -> (..,O).
 at::Tensor Output(const Weights& weights, const States& states);
 
+// What LossSum::Figures returned, as numbers. Waits for the device.
+PassSums ToSums(const at::Tensor& figures);
+
 // Adds up the loss and the figures of a batch, whose steps come in consecutive pieces. `weights` and `batch` must
 // outlive it.
 class LossSum {
@@ -25,8 +28,10 @@ class LossSum {
 
   // After the last piece: the sum over all positions, differentiable. Undefined before.
   const at::Tensor& loss() const { return loss_; }
-  // After the last piece. Waits for the device.
-  PassSums Sums() const;
+  // After the last piece: what ToSums reads, (7) double, on the device and without waiting for it.
+  at::Tensor Figures() const;
+  // The same as numbers. Waits for the device.
+  PassSums Sums() const { return ToSums(Figures()); }
 
  private:
   void AddEveryStep(const States& states, int64_t first);

@@ -7,6 +7,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "model/cuda/cuda_engine.h"
@@ -159,6 +163,158 @@ TEST_P(CudaEngineOfSystem, HoldsWeightsIn16BitsAndSumsInFloat) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Systems, CudaEngineOfSystem, testing::ValuesIn(Systems()), CaseName);
+
+// --- Graphs. The emulator's run what was enqueued again: what they are made of, what goes into them and what comes out
+// is as on a GPU, the capture itself is not.
+
+struct GraphCounts {
+  int captured = 0, replayed = 0;
+  bool capture_fails = false;  // in the middle, as a call does that a capture does not allow
+  bool replay_is_wrong = false;
+};
+
+class CountingGraph : public cuda::Graph {
+ public:
+  CountingGraph(std::unique_ptr<cuda::Graph> graph, GraphCounts* counts, at::Tensor gradients)
+      : graph_(std::move(graph)), counts_(counts), gradients_(std::move(gradients)) {}
+
+  void Replay() override {
+    ++counts_->replayed;
+    graph_->Replay();
+    if (counts_->replay_is_wrong) gradients_.select(0, 0).add_(1e-3);
+  }
+
+ private:
+  const std::unique_ptr<cuda::Graph> graph_;
+  GraphCounts* const counts_;
+  at::Tensor gradients_;
+};
+
+class CountingLauncher : public cuda::Launcher {
+ public:
+  CountingLauncher(GraphCounts* counts, at::Tensor gradients)
+      : emulator_(cuda::MakeEmulatedLauncher(kOneBlockAGroup)), counts_(counts), gradients_(std::move(gradients)) {}
+
+  DeviceLimits Limits() const override { return emulator_->Limits(); }
+  void Sweep(bool backward, bool half, const cuda::SweepShape& shape, const cuda::SweepArguments<float>& a) override {
+    emulator_->Sweep(backward, half, shape, a);
+  }
+  void Sweep(bool backward, bool half, const cuda::SweepShape& shape, const cuda::SweepArguments<double>& a) override {
+    emulator_->Sweep(backward, half, shape, a);
+  }
+  void Attend(bool backward, const cuda::AttentionArguments<float>& a) override { emulator_->Attend(backward, a); }
+  void Attend(bool backward, const cuda::AttentionArguments<double>& a) override { emulator_->Attend(backward, a); }
+  std::unique_ptr<cuda::Graph> Capture(const std::function<void()>& enqueue) override {
+    ++counts_->captured;
+    if (counts_->capture_fails) {
+      enqueue();
+      throw std::runtime_error("CUDA: cudaStreamEndCapture: cudaErrorStreamCaptureInvalidated");
+    }
+    return std::make_unique<CountingGraph>(emulator_->Capture(enqueue), counts_, gradients_);
+  }
+
+ private:
+  const std::unique_ptr<cuda::Launcher> emulator_;
+  GraphCounts* const counts_;
+  const at::Tensor gradients_;
+};
+
+// Two engines for the same parameters, which every pass changes: one with graphs, one without.
+class GraphedTraining {
+ public:
+  explicit GraphedTraining(FastCase c)
+      : case_(std::move(c)), parameters_(MakeParameters(case_)), batch_(MakeBatch(case_)) {
+    graphed_ = MakeCudaEngine(case_.config, case_.shape, parameters_,
+                              std::make_unique<CountingLauncher>(&counts, parameters_.gradients()));
+    ModelConfig plain = case_.config;
+    plain.cuda_graphs = CudaGraphs::kOff;
+    plain_ = MakeCudaEngine(plain, case_.shape, parameters_, cuda::MakeEmulatedLauncher(kOneBlockAGroup));
+  }
+
+  // A pass of both over other numbers than the one before; gradients are added to what is there.
+  void Pass(double loss_scale = 0.01) {
+    batch_.inputs = batch_.inputs.flip(0).contiguous();
+    batch_.targets = batch_.targets.flip(0).contiguous();
+    if (batch_.lengths.defined()) batch_.lengths = batch_.lengths.flip(0).contiguous();
+    parameters_.values().mul_(0.99);
+    at::Tensor& gradients = parameters_.gradients();
+    gradients.fill_(0.25);
+    const PassSums expected = plain_->ForwardBackward(batch_, loss_scale);
+    const at::Tensor kept = gradients.clone();
+    gradients.fill_(0.25);
+    const PassSums actual = graphed_->ForwardBackward(batch_, loss_scale);
+    ExpectSameSums(actual, expected, 0);
+    EXPECT_TRUE(at::equal(gradients, kept));
+  }
+  void Evaluate() { ExpectSameSums(graphed_->Evaluate(batch_), plain_->Evaluate(batch_), 0); }
+  void Shorten() {
+    batch_.inputs = batch_.inputs.narrow(1, 0, 20);
+    if (batch_.targets.dim() == 2) batch_.targets = batch_.targets.narrow(1, 0, 20);
+    if (batch_.lengths.defined()) batch_.lengths = batch_.lengths.clamp_max(20);
+  }
+
+  GraphCounts counts;
+
+ private:
+  const FastCase case_;
+  ParameterSet parameters_;
+  Batch batch_;
+  std::unique_ptr<Engine> graphed_, plain_;
+};
+
+TEST_P(CudaEngineOfSystem, GivesTheSameBitsFromAGraph) {
+  for (const LossKind loss :
+       {LossKind::kCrossEntropyEveryStep, LossKind::kCrossEntropyLastStep, LossKind::kMseLastStep}) {
+    FastCase c = GetParam();
+    c.shape.loss = loss;
+    c.config.precision = Precision::kFp32;
+    GraphedTraining training(c);
+    for (int i = 0; i < 6; ++i) {
+      training.Pass();
+      if (i == 4) training.Evaluate();  // takes the memory that plain passes had
+    }
+    EXPECT_EQ(training.counts.captured, 1);
+    EXPECT_EQ(training.counts.replayed, 4);  // two plain passes, one done both ways, three more
+  }
+}
+
+TEST(CudaGraphs, AreOfOneShapeAndOneScaleOfTheLoss) {
+  GraphedTraining training(Systems()[0]);
+  for (int i = 0; i < 4; ++i) training.Pass();
+  EXPECT_EQ(training.counts.replayed, 2);
+  training.Pass(0.02);
+  training.Pass(0.02);
+  EXPECT_EQ(training.counts.captured, 2);  // the first is gone
+  training.Pass(0.01);
+  EXPECT_EQ(training.counts.replayed, 2);
+  training.Shorten();
+  for (int i = 0; i < 3; ++i) training.Pass();
+  EXPECT_EQ(training.counts.captured, 3);
+  EXPECT_EQ(training.counts.replayed, 3);
+}
+
+TEST(CudaGraphs, ThatCannotBeRecordedAreNotTriedAgain) {
+  GraphedTraining training(Systems()[0]);
+  training.counts.capture_fails = true;
+  for (int i = 0; i < 6; ++i) training.Pass();
+  EXPECT_EQ(training.counts.captured, 1);
+  EXPECT_EQ(training.counts.replayed, 0);
+}
+
+TEST(CudaGraphs, ThatGiveOtherBitsAreNotUsed) {
+  GraphedTraining training(Systems()[0]);
+  training.counts.replay_is_wrong = true;
+  for (int i = 0; i < 6; ++i) training.Pass();
+  EXPECT_EQ(training.counts.replayed, 1);  // beside the plain pass whose results stayed
+}
+
+TEST(CudaGraphs, AreForSmallPassesAndCanBeTurnedOff) {
+  FastCase c = Systems()[0];
+  EXPECT_EQ(cuda::GraphBytes(c.config, c.shape, 64, 100), cuda::TrainingBytes(c.config, c.shape, 64, 100));
+  EXPECT_EQ(cuda::GraphBytes(c.config, c.shape, 64, 100'000), 0u);
+  c.config.cuda_graphs = CudaGraphs::kOff;
+  EXPECT_EQ(cuda::GraphBytes(c.config, c.shape, 64, 100), 0u);
+}
 
 TEST(CudaEngine, ShowsThatAParameterIsNotANumber) {
   FastCase c = Systems()[0];

@@ -3,10 +3,12 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "model/engine.h"
@@ -97,6 +99,40 @@ TEST_F(CudaTest, FusedEngineInFloatIsCloseToDouble) {
     config.precision = Precision::kFp32;
     const at::Tensor rounded = GradientsOnGpu(config, EngineKind::kFast).to(at::kDouble);
     EXPECT_LE((rounded - exact).abs().max().item<double>(), 5e-3 * exact.abs().max().item<double>());
+  }
+}
+
+// Gradients and figures of several passes, with an update between; from the third one on out of a graph, where there is
+// one.
+std::vector<at::Tensor> PassesOnGpu(ModelConfig config, CudaGraphs graphs) {
+  const at::Device device(at::kCUDA, 0);
+  config.engine = EngineKind::kFast;
+  config.precision = Precision::kFp32;
+  config.cuda_graphs = graphs;
+  ParameterSet parameters(config, kShape, device);
+  const auto engine = MakeEngine(config, kShape, parameters);
+  const auto optimizer = MakeOptimizer({}, parameters.values());
+  std::vector<at::Tensor> results;
+  for (uint64_t step = 0; step < 8; ++step) {
+    Batch batch = RandomBatch(kShape, {.rows = 5, .steps = 40, .ragged = true, .seed = step});
+    for (at::Tensor* t : {&batch.inputs, &batch.targets, &batch.lengths}) *t = t->to(device);
+    parameters.gradients().zero_();
+    const PassSums sums = engine->ForwardBackward(batch, 0.01);
+    results.push_back(parameters.gradients().to(at::kCPU));
+    results.push_back(at::full({}, sums.loss_sum, at::kDouble));
+    optimizer->Step(parameters.values(), parameters.gradients(), 1e-3, 1);
+  }
+  return results;
+}
+
+// Whether graphs were used shows in the absence of a warning: a replay that differs is one.
+TEST_F(CudaTest, GraphsGiveTheBitsOfPlainLaunches) {
+  for (const ModelConfig& config : FusedSystems()) {
+    const std::vector<at::Tensor> plain = PassesOnGpu(config, CudaGraphs::kOff);
+    testing::internal::CaptureStderr();
+    const std::vector<at::Tensor> graphed = PassesOnGpu(config, CudaGraphs::kAuto);
+    EXPECT_EQ(testing::internal::GetCapturedStderr().find("no CUDA graphs"), std::string::npos);
+    for (size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(at::equal(graphed[i], plain[i])) << i;
   }
 }
 

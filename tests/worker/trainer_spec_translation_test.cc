@@ -60,7 +60,7 @@ TEST(SpecTranslationTest, EverySettingArrives) {
 name: a
 model: {kind: sab, hidden_size: 32, k_trunc: 3, k_att: 4, k_top: 6, score: separable, recall: last, truncate: h, mental_updates: false,
         detach_scores: true, tie_guard: 0.5, dense: raw, memory_state: recalled, memory: {capacity: 20, policy: salient, recent: 7},
-        recompute: on, engine: reference, init: paper, init_std: 0.3}
+        recompute: on, cuda_graphs: off, engine: reference, init: paper, init_std: 0.3}
 task: {kind: copy, length: 12, one_hot: true}
 train: {batch_size: 8, steps: 9, optimizer: sgd, learning_rate: 0.1, momentum: 0.9, weight_decay: 0.01, clip_norm: 2, seed: 77, precision: bf16,
         schedule: {kind: cosine, warmup_steps: 3, final_factor: 0.2}, max_nonfinite_steps: 4, deterministic: true, shards: 8}
@@ -85,6 +85,7 @@ curriculum: {lengths: [3, 12], advance_when: "loss < 0.5", vary: true}
   EXPECT_EQ(m.memory_policy, model::MemoryPolicy::kSalient);
   EXPECT_EQ(m.memory_recent, 7);
   EXPECT_EQ(m.recompute, model::Recompute::kOn);
+  EXPECT_EQ(m.cuda_graphs, model::CudaGraphs::kOff);
   EXPECT_EQ(m.engine, model::EngineKind::kReference);
   EXPECT_EQ(m.init, model::Init::kPaper);
   EXPECT_EQ(m.init_std, 0.3);
