@@ -270,7 +270,8 @@ void Coordinator::DecideAgainSoon(const JobId& id) {
 
 bool Coordinator::AllHoldState(const JobEntry& entry) {
   return std::all_of(entry.active->ranks.begin(), entry.active->ranks.end(),
-                     [&](const Rank& rank) { return IsAlive(rank) && rank.pulse.holds_state(); });
+                     [&](const Rank& rank)
+                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return IsAlive(rank) && rank.pulse.holds_state(); });
 }
 
 void Coordinator::CarryOut(const Shrink& shrink) {
