@@ -1,6 +1,7 @@
 // The kernels on the current GPU: part of libsab_cuda.so, which is loaded for device cuda alone.
-#include <ATen/cuda/CUDAGraph.h>
+#include <ATen/cuda/MemPool.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -9,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "model/cuda/kernels.h"
 #include "model/cuda/launcher.h"
@@ -33,51 +35,90 @@ int Attribute(cudaDeviceAttr attribute, const char* name) {
   return value;
 }
 
+cudaStream_t CurrentStream() {
+  return c10::cuda::getCurrentCUDAStream().stream();
+}
+
+namespace allocator = c10::cuda::CUDACachingAllocator;
+
+// Memory that belongs to a graph: its addresses stay the graph's for as long as this lives.
+class Pool {
+ public:
+  ~Pool() {
+    if (begun_) allocator::releasePool(device_, id_);
+  }
+
+  // While it lives tensors made on `stream` take their memory from the pool.
+  class Scope {
+   public:
+    Scope(Pool& pool, cudaStream_t stream) : pool_(pool) {
+      allocator::beginAllocateToPool(pool.device_, pool.id_, [stream](cudaStream_t other) { return other == stream; });
+      pool.begun_ = true;
+    }
+    ~Scope() { allocator::endAllocateToPool(pool_.device_, pool_.id_); }
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    const Pool& pool_;
+  };
+
+ private:
+  const c10::DeviceIndex device_ = c10::cuda::current_device();
+  const c10::MempoolId_t id_ = at::cuda::MemPool::graph_pool_handle(/*is_user_created=*/false);
+  bool begun_ = false;
+};
+
+// Not at::cuda::CUDAGraph, which after a capture that the driver has declared invalid leaves the allocator with its
+// pool, and with a pointer to itself: training could not go on.
 class CudaGraph : public Graph {
  public:
-  // Captures on `side`: the current stream may be the legacy one, which cannot be captured. Threads of autograd work on
-  // it too, so the mode concerns this thread's calls alone.
-  CudaGraph(const c10::cuda::CUDAStream& side, const std::function<void()>& enqueue)
-      : pool_(at::cuda::graph_pool_handle()) {
-    Check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-    const c10::cuda::CUDAStreamGuard guard(side);
-    graph_.capture_begin(pool_, cudaStreamCaptureModeThreadLocal);
+  ~CudaGraph() override {
+    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
+  }
+
+  // On `stream`, which is not the default one: that cannot be captured.
+  void Record(const std::function<void()>& enqueue, const c10::cuda::CUDAStream& stream) {
+    try {
+      const Recorded recorded = RecordOn(enqueue, stream);
+      Check(cudaGraphInstantiate(&executable_, recorded.get(), 0), "cudaGraphInstantiate");
+      // Takes now what the first launch would, so that it fails here.
+      Check(cudaGraphUpload(executable_, CurrentStream()), "cudaGraphUpload");
+    } catch (...) {
+      cudaGetLastError();  // or whoever launches next would take the error for theirs
+      throw;
+    }
+  }
+
+  void Replay() override { Check(cudaGraphLaunch(executable_, CurrentStream()), "cudaGraphLaunch"); }
+
+ private:
+  struct Destroy {
+    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  };
+  using Recorded = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, Destroy>;
+
+  Recorded RecordOn(const std::function<void()>& enqueue, const c10::cuda::CUDAStream& stream) {
+    const c10::cuda::CUDAStreamGuard guard(stream);
+    const Pool::Scope scope(pool_, stream.stream());
+    // The mode allows other threads (NCCL's, the data's) what a capture does not.
+    Check(cudaStreamBeginCapture(stream.stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    std::exception_ptr thrown;
     try {
       enqueue();
     } catch (...) {
-      Abandon(side.device_index());
-      throw;
+      thrown = std::current_exception();
     }
-    try {
-      graph_.capture_end();
-    } catch (...) {
-      StopAllocating(side.device_index());
-      throw;
-    }
+    cudaGraph_t graph = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream.stream(), &graph);
+    Recorded recorded(graph);
+    if (thrown) std::rethrow_exception(thrown);
+    Check(ended, "cudaStreamEndCapture");
+    return recorded;
   }
 
-  void Replay() override { graph_.replay(); }
-
- private:
-  void Abandon(c10::DeviceIndex device) {
-    try {
-      graph_.capture_end();
-    } catch (const std::exception&) {  // `enqueue` has said what is wrong
-      StopAllocating(device);
-    }
-  }
-
-  // An end that failed leaves the allocator waiting for it.
-  void StopAllocating(c10::DeviceIndex device) {
-    try {
-      c10::cuda::CUDACachingAllocator::endAllocateToPool(device, pool_);
-      c10::cuda::CUDACachingAllocator::releasePool(device, pool_);
-    } catch (const std::exception&) {  // it failed later than that
-    }
-  }
-
-  const at::cuda::MempoolId_t pool_;
-  at::cuda::CUDAGraph graph_;
+  Pool pool_;  // outlives what works in it
+  cudaGraphExec_t executable_ = nullptr;
 };
 
 class CudaLauncher : public Launcher {
@@ -95,28 +136,28 @@ class CudaLauncher : public Launcher {
   }
 
   void Sweep(bool backward, bool half, const SweepShape& shape, const SweepArguments<float>& arguments) override {
-    Check(LaunchSweep(backward, half, shape, arguments, Stream()));
+    Check(LaunchSweep(backward, half, shape, arguments, CurrentStream()));
   }
   void Sweep(bool backward, bool half, const SweepShape& shape, const SweepArguments<double>& arguments) override {
-    Check(LaunchSweep(backward, half, shape, arguments, Stream()));
+    Check(LaunchSweep(backward, half, shape, arguments, CurrentStream()));
   }
   void Attend(bool backward, const AttentionArguments<float>& arguments) override {
-    Check(LaunchAttention(backward, arguments, Stream()));
+    Check(LaunchAttention(backward, arguments, CurrentStream()));
   }
   void Attend(bool backward, const AttentionArguments<double>& arguments) override {
-    Check(LaunchAttention(backward, arguments, Stream()));
+    Check(LaunchAttention(backward, arguments, CurrentStream()));
   }
 
   std::unique_ptr<Graph> Capture(const std::function<void()>& enqueue) override {
-    // One stream for all of them: libraries keep workspaces for each.
-    if (!side_.has_value()) side_ = c10::cuda::getStreamFromPool();
-    return std::make_unique<CudaGraph>(*side_, enqueue);
+    allocator::emptyCache();  // in a capture the allocator does not make room
+    if (!side_) side_ = c10::cuda::getStreamFromPool();
+    auto graph = std::make_unique<CudaGraph>();
+    graph->Record(enqueue, *side_);
+    return graph;
   }
 
  private:
-  static cudaStream_t Stream() { return c10::cuda::getCurrentCUDAStream().stream(); }
-
-  std::optional<c10::cuda::CUDAStream> side_;
+  std::optional<c10::cuda::CUDAStream> side_;  // one for all captures: cuBLAS keeps a workspace for each stream
 };
 
 }  // namespace
