@@ -102,8 +102,8 @@ TEST_F(CudaTest, FusedEngineInFloatIsCloseToDouble) {
   }
 }
 
-// Gradients and figures of several passes, with an update between; from the third one on out of a graph, where there is
-// one.
+// Gradients and figures of several passes, with an update between; from the fourth one on out of a graph, where there
+// is one.
 std::vector<at::Tensor> PassesOnGpu(ModelConfig config, CudaGraphs graphs) {
   const at::Device device(at::kCUDA, 0);
   config.engine = EngineKind::kFast;
